@@ -1,0 +1,5 @@
+"""`python -m anyvit` is the command `anyvit`."""
+
+from anyvit.cli import main
+
+main()

@@ -1,0 +1,22 @@
+"""`anyvit list`: what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from anyvit.cli.show import JsonOption, show_json, show_table
+
+Kind = Annotated[str | None, typer.Argument(help="systems, models, levers, backends or objectives. [all]")]
+
+
+def list(kind: Kind = None, json: JsonOption = False) -> None:
+    """Systems, models, levers, backends and objectives, one line each."""
+    import anyvit
+
+    entries = anyvit.list(kind)
+    if json:
+        show_json(entries)
+    else:
+        show_table(("kind", "name", "what it is"), [(entry.kind, entry.name, entry.summary) for entry in entries])

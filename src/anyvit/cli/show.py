@@ -1,0 +1,89 @@
+"""How answers look in a terminal: tables, errors, JSON. Without colour or width they still read well."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from anyvit.deploy.bundle import Bundle
+    from anyvit.scaling.candidate import Result
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def complain(error: Exception) -> None:
+    """One line on standard error."""
+    errors.print("error:", style="bold red", end=" ")
+    errors.print(str(error), markup=False)
+
+
+def say(text: str) -> None:
+    """A line on standard output, as it is."""
+    console.print(text, markup=False)
+
+
+def show_json(answer: Any) -> None:
+    """An answer as JSON: dataclasses become objects."""
+    json.dump(answer, sys.stdout, default=_plain, indent=2, ensure_ascii=False)
+    sys.stdout.write("\n")
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_json"):
+        return value.to_json()
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return str(value)
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+    """A plain table; the columns in `right` are set flush right."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table)
+
+
+def show_results(results: Sequence[Result], *, chosen: str | None = None) -> None:
+    """Candidates with their figures, the chosen one marked."""
+    from anyvit.costs.budget import COSTS, format_cost
+
+    costs = [cost for cost in COSTS if any(cost in result.costs for result in results)]
+    scored = any(result.accuracy is not None for result in results)
+    columns = ["candidate", *(["accuracy"] if scored else []), *(cost.replace("_", " ") for cost in costs)]
+    rows = []
+    for result in results:
+        figures = [format_cost(cost, result.costs[cost]) if cost in result.costs else "" for cost in costs]
+        accuracy = ["" if result.accuracy is None else f"{result.accuracy:.1%}"] if scored else []
+        mark = " *" if result.id == chosen else ""
+        rows.append([result.id + mark + (" (unstable)" if result.unstable else ""), *accuracy, *figures])
+    show_table(columns, rows, right=columns[1:])
+
+
+def show_bundle(bundle: Bundle) -> None:
+    """The answer of a run: all candidates, the promise, and where it lies."""
+    from anyvit.costs.budget import format_cost
+
+    document = bundle.document
+    show_results(bundle.results, chosen=bundle.chosen.id)
+    say(f"* chosen: {bundle.chosen.id}; accuracy here is that on the validation split")
+    for finding in document["promise"]["bounds"]:
+        words = "kept" if finding["met"] else "missed"
+        say(f"{words}: {finding['bound']}, measured again: {format_cost(finding['cost'], finding['value'])}")
+    if test := document["test"]:
+        low, high = test["interval"]
+        say(f"test accuracy {test['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%}, {test['count']} images)")
+    say(f"{bundle.folder / 'report.html'} tells the whole story")

@@ -1,0 +1,31 @@
+"""OpenVINO: a folder with model.xml, model.bin, the script and a readme. Labels and the rest lie in the xml."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from anyvit.deploy.formats.format import Texts
+from anyvit.deploy.formats.onnx import onnx_program
+
+
+class OpenVino:
+    """Writes a folder. The way leads over ONNX: openvino.convert_model would report its use over the network."""
+
+    name, target, model = "openvino", "openvino", "model.xml"
+    how_to_read = "cat {target}/predict.py"
+
+    def write(self, model: nn.Module, example: Tensor, texts: Texts, target: Path) -> None:
+        import openvino  # slow to load, and only needed here
+
+        content = io.BytesIO()
+        onnx_program(model, example).save(content, external_data=False)
+        graph = openvino.Core().read_model(content.getvalue())
+        for name, text in texts.by_name().items():
+            graph.set_rt_info(text, ["anyvit", name])
+        target.mkdir()
+        openvino.save_model(graph, target / self.model, compress_to_fp16=False)
+        (target / "predict.py").write_text(texts.script, encoding="utf-8")
+        (target / "README.md").write_text(texts.readme, encoding="utf-8")

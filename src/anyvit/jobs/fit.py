@@ -1,0 +1,210 @@
+"""Labelled images and a budget in, a trained Vision Transformer that meets it out.
+
+The job, in order: open the images; choose a model and price its candidates untrained, saying no early where none can
+meet the budget; train once; score every candidate on the validation split; promise the best one inside the budget,
+measured again in new processes; touch the test split once; write the bundle and its report.
+"""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anyvit.backends import BACKENDS, backend_named
+from anyvit.costs.budget import Budget
+from anyvit.costs.device import this_device
+from anyvit.data import DataSet, open_data
+from anyvit.deploy.bundle import Bundle, write_bundle
+from anyvit.deploy.reference import load_weights
+from anyvit.deploy.report import samples_of, write_report
+from anyvit.errors import BudgetError, SettingError
+from anyvit.evaluation.metrics import Scores
+from anyvit.jobs.document import Answer, Author
+from anyvit.jobs.draft import Draft
+from anyvit.jobs.plan import Plan, Planner, sample_picture
+from anyvit.jobs.run_folder import RunFolder
+from anyvit.jobs.settle import missed, settle
+from anyvit.jobs.time_limit import seconds_of
+from anyvit.protocols import Backend, Event, Lever, Progress, silent
+from anyvit.scaling.candidate import Result
+from anyvit.scaling.form import Form
+from anyvit.scaling.scoring import score, scores_of
+from anyvit.scaling.shrink import lever_named
+from anyvit.training.objectives import objective_for
+from anyvit.training.recipes import RECIPES, find_recipe, recipe_for
+from anyvit.training.trainer import Training, train
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def fit(
+    data: str,
+    *,
+    budget: str | None = None,
+    out: str | None = None,
+    model: str | None = None,
+    weights: str | None = None,
+    levers: str = "heads",
+    backends: str = "auto",
+    epochs: float | None = None,
+    time: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    recipe: str | None = None,
+    anyway: bool = False,
+    progress: Progress = silent,
+) -> Bundle:
+    """Train once, measure every subnetwork on this machine, and keep the best one inside the budget.
+
+    Args:
+        data: A folder per class, parquet files, a CSV of path,label, `digits`, or a torchvision data set by name.
+        budget: Bounds on costs and accuracy, `latency<=50ms, size<=20MB, accuracy>=0.9`. None: the most accurate.
+        out: The folder of the bundle, `runs/NAME` by default. The same folder and arguments resume.
+        model: One of ours, or any plain ViT of timm. None: chosen by the images and the budget.
+        weights: A file of weights to start from, or `pretrained`. It needs `model`.
+        levers: Ways to make the model smaller, separated by commas, or `none`.
+        backends: Runtimes to try, separated by commas; `auto` is all that are installed.
+        epochs: How often training sees each image. None: what the recipe says, or as `time` allows.
+        time: Time for the whole run, search included: `90s`, `20m`, `2h`.
+        seed: Everything random follows from it.
+        threads: Threads of the model when it answers; training uses all cores.
+        recipe: A recipe by name, or a JSON or TOML file. None: by the size of the data and `weights`.
+        anyway: Train even where no candidate can meet the budget.
+        progress: Called with news.
+
+    Returns:
+        The bundle in `out`.
+
+    Raises:
+        BudgetError: No candidate meets the budget: before training, within a minute, where a cost cannot be met; after
+            it, with a whole bundle of the closest candidate, where the trained model misses a bound.
+        DataError: The images are missing, damaged or too few.
+        SettingError: An argument is out of range, or `out` holds another run.
+        Interrupted: Ctrl-C; the same call resumes.
+    """
+    arguments = {
+        "data": data,
+        "budget": str(Budget.parse(budget)),
+        "model": model,
+        "weights": weights,
+        "levers": levers,
+        "backends": backends,
+        "epochs": epochs,
+        "time": time,
+        "seed": seed,
+        "threads": threads,
+        "recipe": recipe,
+        "anyway": anyway,
+    }
+    if weights and not model:
+        raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
+    if threads < 1:
+        raise SettingError(f"threads must be at least 1, not {threads}.")
+    deadline = clock.monotonic() + seconds_of(time) if time else None
+    folder = Path(out) if out else Path("runs") / (Path(data).stem or "run")
+    with RunFolder(folder, arguments) as run:
+        if run.finished:
+            progress(Event("fit", f"{folder} holds this very run, finished. Choose another --out to run it again."))
+            return Bundle.load(folder)
+        dataset = _opened(data, seed, progress)
+        plan = _planned(run, dataset, arguments, progress)
+        author = Author(arguments, dataset, plan)
+        network = _started(plan.form, weights, progress)
+        training = _trained(network, author, run, deadline, progress)
+        bundle = _settled(training, author, run, progress)
+        run.finish()
+    if bundle.document["promise"]["status"] == "missed":
+        raise BudgetError(missed(bundle))
+    return bundle
+
+
+def _opened(data: str, seed: int, progress: Progress) -> DataSet:
+    progress(Event("data", f"opening {data}"))
+    dataset = open_data(data, seed=seed, progress=progress)
+    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
+    progress(Event("data", f"{len(dataset.classes)} classes, images: {counts}"))
+    for note in dataset.notes:
+        progress(Event("data", note))
+    return dataset
+
+
+def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], progress: Progress) -> Plan:
+    budget = Budget.parse(arguments["budget"])
+    planner = Planner(
+        dataset,
+        budget,
+        _levers(arguments["levers"]),
+        _backends(arguments["backends"]),
+        arguments["threads"],
+        sample_picture(dataset, budget, run.path),
+        progress,
+    )
+    decide = partial(planner.plan, arguments["model"], anyway=arguments["anyway"])
+    return Plan.from_json(run.remember(f"plan-{this_device().fingerprint}", lambda: decide().to_json()))
+
+
+def _levers(names: str) -> list[Lever]:
+    return [] if names == "none" else [lever_named(name.strip()) for name in names.split(",")]
+
+
+def _backends(names: str) -> list[Backend]:
+    return list(BACKENDS) if names == "auto" else [backend_named(name.strip()) for name in names.split(",")]
+
+
+def _started(form: Form, weights: str | None, progress: Progress) -> nn.Module:
+    """The model that training starts from."""
+    if weights == "pretrained":
+        return form.build(pretrained=True)
+    network = form.build()
+    for note in load_weights(network, Path(weights)) if weights else ():
+        progress(Event("model", note))
+    return network
+
+
+def _trained(
+    network: nn.Module, author: Author, run: RunFolder, deadline: float | None, progress: Progress
+) -> Training:
+    """Train, or go on training. A draft of the bundle is there from the first validation on, and only improves."""
+    arguments, plan = author.arguments, author.plan
+    name = recipe_for(plan.preprocessing.image_size, trained=arguments["weights"] is not None)
+    recipe = find_recipe(arguments["recipe"] or name, RECIPES[name])
+    progress(Event("train", f"recipe {arguments['recipe'] or name}"))
+    draft = Draft(author, run.out)
+    seconds = None if deadline is None else deadline - clock.monotonic() - draft.seconds_to_settle()
+    if seconds is not None and seconds <= 0:
+        raise SettingError(f"the time {arguments['time']!r} is over before training begins. Allow more.")
+    return train(
+        network,
+        author.dataset,
+        objective=objective_for(network, seed=arguments["seed"]),
+        recipe=recipe,
+        preprocessing=plan.preprocessing,
+        folder=run.path,
+        epochs=arguments["epochs"],
+        seconds=seconds,
+        seed=arguments["seed"],
+        validate=draft.validate,
+        progress=progress,
+    )
+
+
+def _settled(training: Training, author: Author, run: RunFolder, progress: Progress) -> Bundle:
+    """Score every candidate on the validation split, promise one, and report."""
+    dataset, plan = author.dataset, author.plan
+
+    def write(answer: Answer) -> Bundle:
+        document = author.document(answer, training.history)
+        return write_bundle(run.out, model=training.model, document=document, training_images=author.training_images())
+
+    def test(bundle: Bundle, chosen: Result) -> Scores:
+        return scores_of(bundle.runner(chosen), dataset.splits["test"], plan.preprocessing, dataset.classes)
+
+    results = score(training.model, plan.results, dataset.splits["val"], plan.preprocessing, dataset.classes, progress)
+    budget = Budget.parse(author.arguments["budget"])
+    bundle = settle(results, budget, write, test, progress, sample_picture(dataset, budget, run.path))
+    write_report(bundle, samples_of(bundle, dataset.splits["test"]))
+    return bundle

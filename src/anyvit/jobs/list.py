@@ -1,0 +1,58 @@
+"""What there is: systems, models, levers, backends, objectives, one line each, read from the registries."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import sys
+from dataclasses import dataclass
+
+from anyvit.backends import BACKENDS
+from anyvit.deploy.reference import FAMILIES
+from anyvit.errors import SettingError, unknown
+from anyvit.models import PRESETS, Preset
+from anyvit.scaling.shrink import LEVERS
+from anyvit.training.objectives import OBJECTIVES
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One thing that AnyViT has."""
+
+    kind: str
+    name: str
+    summary: str
+
+
+def list(kind: str | None = None) -> builtins.list[Entry]:
+    """Systems, models, levers, backends and objectives, or one of these kinds.
+
+    Raises:
+        SettingError: There is no such kind.
+    """
+    entries = [
+        *(Entry("system", name, _summary(sys.modules[family.__module__])) for name, family in FAMILIES.items()),
+        *(Entry("model", name, _shape(preset)) for name, preset in PRESETS.items()),
+        *(Entry("lever", lever.name, _summary(sys.modules[type(lever).__module__])) for lever in LEVERS),
+        *(Entry("backend", backend.name, _summary(sys.modules[type(backend).__module__])) for backend in BACKENDS),
+        *(
+            Entry("objective", name, _summary(sys.modules[objective.__module__]))
+            for name, objective in OBJECTIVES.items()
+        ),
+    ]
+    kinds = builtins.list(dict.fromkeys(entry.kind for entry in entries))
+    if kind is None:
+        return entries
+    if kind.removesuffix("s") not in kinds:
+        raise SettingError(unknown("kind", kind, [f"{known}s" for known in kinds]))
+    return [entry for entry in entries if entry.kind == kind.removesuffix("s")]
+
+
+def _summary(thing: object) -> str:
+    """The first line of a docstring."""
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def _shape(preset: Preset) -> str:
+    heads = f"{preset.smallest} to {preset.num_heads} heads of {preset.head_dim} channels"
+    return f"{preset.image_size} px, patches of {preset.patch_size} px, {preset.depth} blocks, {heads}"

@@ -1,0 +1,110 @@
+"""What a model costs on this machine; for a bundle, the figures and the promise measured anew and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from anyvit.backends import BACKENDS
+from anyvit.costs.budget import Budget
+from anyvit.costs.device import this_device
+from anyvit.deploy.bundle import DOCUMENT, Bundle
+from anyvit.deploy.promise import prove, untrained_memory
+from anyvit.deploy.reference import load_weights
+from anyvit.errors import SettingError
+from anyvit.jobs.plan import preprocessing_of, with_cost
+from anyvit.protocols import Device, Event, Progress, silent
+from anyvit.scaling.candidate import Result
+from anyvit.scaling.form import Form
+from anyvit.scaling.pricing import Conditions, price
+from anyvit.scaling.search import candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What candidates cost, where, and under which conditions."""
+
+    model: str
+    device: Device
+    conditions: Conditions
+    results: Sequence[Result]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "device": {**asdict(self.device), "fingerprint": self.device.fingerprint},
+            "conditions": asdict(self.conditions),
+            "results": [result.to_json() for result in self.results],
+        }
+
+
+def measure(
+    model: str,
+    *,
+    weights: str | None = None,
+    batch: int = 1,
+    threads: int = 1,
+    progress: Progress = silent,
+) -> Measurement:
+    """Parameters, MACs, size, memory, latency and throughput here, for each precision and runtime.
+
+    Args:
+        model: A registered name, ours or timm's; or the folder of a bundle, whose figures are measured again under
+            its own conditions and replaced, so that its promise holds on this machine or is said to be missed.
+        weights: A file of weights, or `pretrained`. Costs hardly depend on them.
+        batch: Images a call, for latency.
+        threads: Threads of the model.
+        progress: Called with news.
+
+    Raises:
+        ModelError: There is no such model.
+        BundleError: The bundle is damaged.
+        SettingError: `weights` are given for a bundle, or a number is below 1.
+    """
+    if (Path(model) / DOCUMENT).exists():
+        if weights:
+            raise SettingError(f"{model} is a bundle and has its own weights: leave out {weights!r}.")
+        return _measure_bundle(Bundle.load(model), progress)
+    return _measure_name(model, weights, batch, threads, progress)
+
+
+def _measure_name(name: str, weights: str | None, batch: int, threads: int, progress: Progress) -> Measurement:
+    form = Form(name)
+    model = form.build(pretrained=weights == "pretrained").eval()
+    if weights and weights != "pretrained":
+        load_weights(model, Path(weights))
+    conditions = Conditions(preprocessing_of(model).image_size, batch, threads)
+    device = this_device()
+    wanted = candidates(model, [], BACKENDS, device)
+    results = price(model, wanted, conditions, throughput=True, progress=progress)
+    progress(Event("measure", "memory, in new processes"))
+    results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]
+    return Measurement(name, device, conditions, results)
+
+
+def _measure_bundle(bundle: Bundle, progress: Progress) -> Measurement:
+    """Measure all candidates of a bundle here, prove its promise anew, and write both into it."""
+    device = this_device()
+    wanted = [result.candidate for result in bundle.results]
+    priced = price(bundle.model(), wanted, bundle.conditions, throughput=True, progress=progress)
+    results = [
+        replace(before, costs={**before.costs, **now.costs}, unstable=now.unstable)
+        for before, now in zip(bundle.results, priced, strict=True)
+    ]
+    bounds = Budget.parse(bundle.document["run"]["budget"]).cost_bounds()
+    progress(Event("measure", f"the promise of {bundle.chosen.id}, in new processes"))
+    proved = {finding["cost"]: finding for finding in prove(bundle, bundle.chosen, bounds)}
+    findings = [proved.get(finding["cost"], finding) for finding in bundle.document["promise"]["bounds"]]
+    document = {
+        **bundle.document,
+        "device": {**asdict(device), "fingerprint": device.fingerprint},
+        "candidates": [result.to_json() for result in results],
+        "promise": {
+            "status": "kept" if all(finding["met"] for finding in findings) else "missed",
+            "bounds": findings,
+        },
+    }
+    bundle.rewrite(document)
+    return Measurement(str(bundle.folder), device, bundle.conditions, results)

@@ -1,0 +1,174 @@
+"""What a run decides before it trains: the model, and what its candidates cost here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from timm.data import resolve_model_data_config
+
+from anyvit.costs.budget import Budget
+from anyvit.costs.device import this_device
+from anyvit.data import DataSet
+from anyvit.data.preprocessing import Preprocessing
+from anyvit.deploy.promise import untrained_memory, whole_call
+from anyvit.errors import BudgetError
+from anyvit.protocols import Backend, Event, Lever, Progress
+from anyvit.scaling.candidate import Candidate, Result, Step
+from anyvit.scaling.design.preset import choose_preset
+from anyvit.scaling.form import Form
+from anyvit.scaling.pricing import Conditions, price
+from anyvit.scaling.search import candidates, out_of_reach, within
+
+if TYPE_CHECKING:
+    from torch import nn
+
+GLANCE = {"warmup_runs": 2, "warmup_s": 0.1, "runs": 5, "rounds": 2, "min_time_s": 0.05}
+"""Timing good enough to tell presets apart and to say no."""
+
+RANKING = {"warmup_s": 0.2, "runs": 10, "min_time_s": 0.2}
+"""Timing that ranks candidates. The promise of the chosen one is measured with the whole protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The model of a run, how its images are prepared, and its candidates with their costs, untrained."""
+
+    form: Form
+    why: str
+    preprocessing: Preprocessing
+    results: tuple[Result, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "form": self.form.to_json(),
+            "why": self.why,
+            "preprocessing": self.preprocessing.to_json(),
+            "results": [result.to_json() for result in self.results],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Plan:
+        return cls(
+            Form.from_json(data["form"]),
+            data["why"],
+            Preprocessing.from_json(data["preprocessing"]),
+            tuple(Result.from_json(result) for result in data["results"]),
+        )
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Chooses a model for images and a budget, and prices its candidates on this machine.
+
+    Attributes:
+        dataset: The images; their size and number of classes count.
+        budget: What the candidates are held against.
+        levers: The levers to try.
+        backends: The runtimes to try.
+        threads: Threads of a model when it answers.
+        picture: An image file, where `latency_e2e` is bound.
+        progress: Called with news.
+    """
+
+    dataset: DataSet
+    budget: Budget
+    levers: Sequence[Lever]
+    backends: Sequence[Backend]
+    threads: int
+    picture: Path | None
+    progress: Progress
+
+    def plan(self, model: str | None, *, anyway: bool = False) -> Plan:
+        """The plan for `model`, or for the preset that suits the images and the budget.
+
+        Raises:
+            BudgetError: A bound on a cost is out of reach, and `anyway` is off.
+            ModelError: There is no such model, or a lever or backend cannot take it.
+        """
+        if model is None:
+            choice = choose_preset(self.dataset.image_size, self.budget, self.glance)
+            model, why, refusal = choice.preset.name, choice.why, choice.refusal
+        else:
+            ends = self.glance(model)
+            fits = any(within(end, self.budget) for end in ends)
+            why, refusal = "as asked", None if fits else out_of_reach(ends, self.budget)
+        if refusal and not anyway:
+            raise BudgetError(refusal)
+        self.progress(Event("model", f"{model}: {why}"))
+        form = self.form(model)
+        network = form.build().eval()
+        preprocessing = preprocessing_of(network)
+        results = self._priced(form, network, self._candidates(network), preprocessing.image_size, RANKING)
+        return Plan(form, why, preprocessing, tuple(results))
+
+    def glance(self, model: str) -> list[Result]:
+        """The mildest and the strongest candidates of `model`, priced quickly and untrained."""
+        form = self.form(model)
+        network = form.build().eval()
+        everything = self._candidates(network)
+        ends = everything[0].levers, everything[-1].levers
+        wanted = [candidate for candidate in everything if candidate.levers in ends]
+        return self._priced(form, network, wanted, preprocessing_of(network).image_size, GLANCE)
+
+    def form(self, model: str) -> Form:
+        """`model` for the classes of the images, in the form that the levers train."""
+        levers = tuple(Step(lever.name) for lever in self.levers)
+        return Form(model, {"num_classes": len(self.dataset.classes)}, levers)
+
+    def _candidates(self, network: nn.Module) -> list[Candidate]:
+        return candidates(network, self.levers, self.backends, this_device())
+
+    def _priced(
+        self,
+        form: Form,
+        network: nn.Module,
+        wanted: Sequence[Candidate],
+        image_size: int,
+        protocol: Mapping[str, float],
+    ) -> list[Result]:
+        bound = {bound.cost for bound in self.budget.cost_bounds()}
+        conditions = Conditions(image_size, threads=self.threads)
+        picture, preprocessing = self.picture, preprocessing_of(network)
+        results = price(
+            network,
+            wanted,
+            conditions,
+            throughput="throughput" in bound,
+            end_to_end=(lambda runner: whole_call(runner, preprocessing, picture)) if picture else None,
+            progress=self.progress,
+            **protocol,
+        )
+        if "memory" in bound:
+            results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]
+        return results
+
+
+def sample_picture(dataset: DataSet, budget: Budget, folder: Path) -> Path | None:
+    """A test image as a file in `folder`, a JPEG where it was one; `latency_e2e` is measured on it, where bound."""
+    if not any(bound.cost == "latency_e2e" for bound in budget.bounds):
+        return None
+    images = dataset.splits["test"].images
+    suffix = Path(images.name(0)).suffix.lower()
+    file = folder / f"picture{suffix if suffix in ('.jpg', '.jpeg') else '.png'}"
+    images.load(0).save(file)
+    return file
+
+
+def with_cost(result: Result, cost: str, value: float) -> Result:
+    """`result` with one cost more, or anew."""
+    return replace(result, costs={**result.costs, cost: value})
+
+
+def preprocessing_of(network: nn.Module) -> Preprocessing:
+    """How the images of a timm model are prepared, by its `pretrained_cfg`."""
+    config = resolve_model_data_config(network)
+    return Preprocessing(
+        image_size=config["input_size"][-1],
+        crop_ratio=config["crop_pct"],
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )

@@ -1,0 +1,89 @@
+"""The folder of a run: what it was asked, what it has decided, and its training state.
+
+`OUT/run/` lies inside the folder of the bundle. The same `--out` with the same arguments resumes; with others it is
+refused. Decisions that rest on a measurement (which model, what candidates cost) are made once and kept, so that a
+resumed run takes the same way as an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from anyvit.deploy.atomic import write_text
+from anyvit.deploy.bundle import DOCUMENT, Bundle
+from anyvit.errors import SettingError
+from anyvit.training.checkpoint import remove_checkpoints
+
+ARGUMENTS = "arguments"
+
+
+class RunFolder(AbstractContextManager["RunFolder"]):
+    """Opens or resumes a run in the folder `out`, for this process alone.
+
+    A run that ends before anything was decided, or because its budget is out of reach, leaves nothing behind.
+
+    Raises:
+        SettingError: Another process works in `out`, or `out` holds something else.
+    """
+
+    def __init__(self, out: Path, arguments: Mapping[str, Any]) -> None:
+        self.out = out
+        self.path = out / "run"
+        is_new = not self.path.exists()
+        if is_new and out.exists() and any(out.iterdir()):
+            raise SettingError(f"{out} holds something that is no run. Choose another --out.")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path / "lock")
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            raise SettingError(
+                f"{out} is being written by another run. Wait for it, or choose another --out."
+            ) from None
+        try:
+            self._refuse_others(self.remember(ARGUMENTS, lambda: dict(arguments)), arguments)
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _refuse_others(self, before: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+        changed = [name for name in arguments if before.get(name) != arguments[name]]
+        if changed:
+            words = ", ".join(f"{name} {before.get(name)!r} (not {arguments[name]!r})" for name in changed)
+            raise SettingError(
+                f"{self.out} holds a run with {words}. Choose another --out, or repeat that run's arguments."
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Has the run ended with a whole bundle?"""
+        return (self.out / DOCUMENT).exists() and bool(Bundle.load(self.out).document["finished"])
+
+    def remember(self, name: str, make: Callable[[], Any]) -> Any:
+        """The JSON value kept under `name`; made and kept now where there is none."""
+        file = self.path / f"{name}.json"
+        if not file.exists():
+            write_text(file, json.dumps(make(), indent=2))
+        return json.loads(file.read_text())
+
+    def finish(self) -> None:
+        """Remove what a resumed run would have needed. The arguments and the logs stay."""
+        remove_checkpoints(self.path)
+        for file in self.path.glob("*.json"):
+            if file.stem != ARGUMENTS:
+                file.unlink()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        self._lock.release()
+        decided = [file for file in self.path.glob("*.json") if file.stem != ARGUMENTS]
+        if kind is not None and not decided and not self.finished:
+            shutil.rmtree(self.path)
+            if not any(self.out.iterdir()):
+                self.out.rmdir()

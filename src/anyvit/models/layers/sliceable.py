@@ -1,0 +1,261 @@
+"""Cut a plain ViT to a prefix of its channels, heads and MLP units: as views, as a copy, or anew at each call.
+
+One policy serves every nested ViT: HydraViT keeps the first k heads and the same share of all else; MatFormer keeps all
+but some MLP units.
+
+Letters: E embed_dim, A = heads * head_dim (equal to E in a full model), M MLP units; small letters are what stays.
+
+| parameter                                                     | shape   | what stays                          |
+| ------------------------------------------------------------- | ------- | ----------------------------------- |
+| patch_embed.proj, every norm over channels, layer scale       | (E, …)  | [:e]                                |
+| class, register and distillation token, position table        | (1, N, E) | [..., :e]                         |
+| attn.qkv                                                      | (3A, E) | [:a, :e] of each of the three parts |
+| attn.proj                                                     | (E, A)  | [:e, :a]                            |
+| mlp.fc1, mlp.fc2                                              | (M, E), (E, M) | [:m, :e], [:e, :m]           |
+| head                                                          | (K, E)  | [:, :e]                             |
+| query and key norms (over one head), biases of the head       |         | all                                 |
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from timm.layers import LayerScale, Mlp, PatchEmbed
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anyvit.models.contract import blocks_of, is_plain_vit, why_not_plain
+
+TOKENS = ("cls_token", "reg_token", "dist_token", "pos_embed")
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """What one block keeps: its first `embed` channels, `heads` heads and `hidden` MLP units."""
+
+    embed: int
+    heads: int
+    hidden: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The leading part of a tensor that stays, by dimension; None keeps a dimension, and so do those not named.
+
+    With `groups` the first dimension is that many equal parts, one after the other, each cut alike; they stay apart
+    as a dimension of their own, which `lengths` counts too.
+    """
+
+    lengths: tuple[int | None, ...] = ()
+    groups: int = 1
+
+    def view(self, tensor: Tensor) -> Tensor:
+        if self.groups > 1:
+            tensor = tensor.unflatten(0, (self.groups, -1))
+        return tensor[tuple(slice(length) for length in self.lengths)]
+
+
+class StackedLinear(nn.Module):
+    """A linear layer of G stacked parts (query, key, value), for weights that no single matrix can be a view of.
+
+    Args:
+        weight: (G, out, in), any strides; stacked at each call, which costs less than G products.
+        bias: (G, out), or None.
+    """
+
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.weight = weight
+        self.bias = bias
+        self.in_features = weight.shape[2]
+        self.out_features = weight.shape[0] * weight.shape[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = self.weight.reshape(self.out_features, self.in_features), self.bias
+        return F.linear(x, weight, None if bias is None else bias.reshape(self.out_features))
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def why_not_sliceable(model: nn.Module) -> str | None:
+    """The reason why `model` has no prefix that is a ViT of its own, or None."""
+    if not is_plain_vit(model):
+        return why_not_plain(model)
+    if type(model.patch_embed) is not PatchEmbed:
+        return f"patch_embed is a {type(model.patch_embed).__name__}, not one convolution"
+    if model.attn_pool is not None:
+        return f"it pools with {type(model.attn_pool).__name__}, which has heads of its own"
+    for index, block in enumerate(blocks_of(model)):
+        if type(block.mlp) is not Mlp:
+            return f"blocks.{index}.mlp is a {type(block.mlp).__name__}, not two linear layers"
+    shapes = {(block.attn.num_heads, block.attn.head_dim) for block in blocks_of(model)}
+    if len(shapes) > 1:
+        return f"its blocks differ in (heads, head_dim): {sorted(shapes)}"
+    return _why_not_parts(model)
+
+
+def _why_not_parts(model: VisionTransformer) -> str | None:
+    parts = {part.path for part in _parts(model, _whole(model))}
+    untouched = {f"blocks.{index}.attn.{name}" for index in range(len(model.blocks)) for name in ("q_norm", "k_norm")}
+    for path, module in model.named_modules():
+        names = [name for name, _ in module.named_parameters(recurse=False) if path or name not in TOKENS]
+        known = type(module) in (nn.Linear, nn.Conv2d, LayerScale) or hasattr(module, "normalized_shape")
+        if names and path not in untouched and not (path in parts and known):
+            where = f"{path} is a {type(module).__name__}" if path else f"the model has a parameter {names[0]}"
+            return f"{where}, and what of it belongs to which head is not known"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A module that is cut, and to how many outputs (rows) and inputs (columns); None keeps all."""
+
+    path: str
+    rows: int | None
+    columns: int | None = None
+    groups: int = 1
+
+
+def _whole(model: VisionTransformer) -> list[Prefix]:
+    return [Prefix(model.embed_dim, block.attn.num_heads, block.mlp.fc1.out_features) for block in blocks_of(model)]
+
+
+def _parts(model: VisionTransformer, prefixes: Sequence[Prefix]) -> Iterator[_Part]:
+    embed = prefixes[0].embed
+    yield _Part("patch_embed.proj", embed)
+    for path in ("patch_embed.norm", "norm_pre", "norm", "fc_norm"):
+        yield _Part(path, embed)
+    for path in ("head", "head_dist"):
+        yield _Part(path, None, embed)
+    for index, (block, prefix) in enumerate(zip(blocks_of(model), prefixes, strict=True)):
+        attend = prefix.heads * block.attn.head_dim
+        parts = {
+            "attn.qkv": (attend, embed, 3),
+            "attn.gate": (attend, embed),
+            "attn.proj": (embed, attend),
+            "mlp.fc1": (prefix.hidden, embed),
+            "mlp.fc2": (embed, prefix.hidden),
+            "attn.norm": (attend,),
+            "mlp.norm": (prefix.hidden,),
+            **{path: (embed,) for path in ("norm1", "norm2", "ls1", "ls2")},
+        }
+        yield from (_Part(f"blocks.{index}.{path}", *sizes) for path, sizes in parts.items())
+
+
+def cuts(model: VisionTransformer, prefixes: Sequence[Prefix]) -> dict[str, Cut]:
+    """The cut of every parameter, by its name.
+
+    Args:
+        model: Sliceable in the sense of `why_not_sliceable`.
+        prefixes: What stays, one for each block. All have the same `embed`.
+    """
+    embed = prefixes[0].embed
+    parts = {part.path: part for part in _parts(model, prefixes)}
+    found = {}
+    for name, parameter in model.named_parameters():
+        part = parts.get(name.rpartition(".")[0])
+        if name in TOKENS:
+            found[name] = Cut((None, None, embed))
+        elif part is None:
+            found[name] = Cut()
+        elif part.groups > 1:
+            found[name] = Cut((None, part.rows, part.columns)[: parameter.ndim + 1], part.groups)
+        else:
+            found[name] = Cut((part.rows, part.columns)[: parameter.ndim])
+    return found
+
+
+def cut_to_views(model: VisionTransformer, prefixes: Sequence[Prefix]) -> dict[str, Cut]:
+    """Cut `model` in place: its parameters become views of what they were. Give it a `share` of the full model.
+
+    Returns:
+        The cut of every parameter, by its name.
+    """
+    found = cuts(model, prefixes)
+    for name, cut in found.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        full = getattr(owner, leaf)
+        setattr(owner, leaf, nn.Parameter(cut.view(full.detach()), requires_grad=full.requires_grad))
+    _note_sizes(model, prefixes)
+    for block in blocks_of(model):
+        block.attn.qkv = StackedLinear(block.attn.qkv.weight, block.attn.qkv.bias).train(block.training)
+    return found
+
+
+def _note_sizes(model: VisionTransformer, prefixes: Sequence[Prefix]) -> None:
+    """What modules say about their sizes follows their parameters."""
+    embed = prefixes[0].embed
+    model.embed_dim = model.num_features = model.head_hidden_size = embed
+    for info in model.feature_info:
+        info["num_chs"] = embed
+    modules = dict(model.named_modules())
+    for part in _parts(model, prefixes):
+        module = modules.get(part.path)
+        if module is None:
+            continue
+        if isinstance(module, nn.Linear):
+            module.out_features = part.rows or module.out_features
+            module.in_features = part.columns or module.in_features
+        elif isinstance(module, nn.Conv2d):
+            module.out_channels = part.rows or module.out_channels
+        elif hasattr(module, "normalized_shape"):
+            module.normalized_shape = (part.rows,)
+    for block, prefix in zip(blocks_of(model), prefixes, strict=True):
+        block.attn.num_heads = prefix.heads
+        block.attn.attn_dim = prefix.heads * block.attn.head_dim
+
+
+def extracted(model: VisionTransformer) -> VisionTransformer:
+    """A copy of a subnetwork in memory of its own, made of plain timm layers: one that can be saved."""
+    model = copy.deepcopy(model)
+    for block in blocks_of(model):
+        if isinstance(block.attn.qkv, StackedLinear):
+            block.attn.qkv = _unstacked(block.attn.qkv)
+    return model
+
+
+def _unstacked(stacked: StackedLinear) -> nn.Linear:
+    linear = nn.Linear(stacked.in_features, stacked.out_features, bias=stacked.bias is not None, device="meta")
+    linear.weight = nn.Parameter(stacked.weight.detach().flatten(0, 1), requires_grad=stacked.weight.requires_grad)
+    if stacked.bias is not None:
+        linear.bias = nn.Parameter(stacked.bias.detach().flatten(), requires_grad=stacked.bias.requires_grad)
+    return linear.train(stacked.training)
+
+
+class Differentiable:
+    """A narrow model whose parameters are cut anew from the full ones at each call, so that gradients reach them.
+
+    What lies outside the cut gets a gradient too: zeros.
+
+    Args:
+        source: The full model.
+        model: A subnetwork of it as views. This object takes it over.
+        found: The cut of every parameter of `model`, by its name.
+        origin: From the name of a parameter in `model` to that in `source`.
+    """
+
+    def __init__(
+        self, source: VisionTransformer, model: VisionTransformer, found: dict[str, Cut], origin: Callable[[str], str]
+    ) -> None:
+        self.model = model
+        self._source = source
+        self._steps = []
+        for name, cut in found.items():
+            path, _, leaf = name.rpartition(".")
+            origin_path, _, origin_leaf = origin(name).rpartition(".")
+            owner = model.get_submodule(path)
+            delattr(owner, leaf)  # a tensor that is no leaf can only be a plain attribute
+            self._steps.append((owner, leaf, source.get_submodule(origin_path), origin_leaf, cut))
+
+    def __call__(self, *args: object, **kwargs: object) -> Tensor:
+        for owner, leaf, origin, origin_leaf, cut in self._steps:
+            setattr(owner, leaf, cut.view(getattr(origin, origin_leaf)))
+        if self.model.training != self._source.training:
+            self.model.train(self._source.training)
+        self.model.grad_checkpointing = self._source.grad_checkpointing
+        return self.model(*args, **kwargs)

@@ -1,0 +1,1 @@
+"""How a model changes size: up (design), down (shrink), out (spread), and the search over all of it."""

@@ -1,0 +1,1 @@
+"""Up: which shape of model suits a budget."""

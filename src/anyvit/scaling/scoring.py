@@ -1,0 +1,45 @@
+"""What candidates are worth on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from anyvit.data import Split
+from anyvit.data.loading import evaluation_batches
+from anyvit.data.preprocessing import Preprocessing
+from anyvit.evaluation.metrics import Scores
+from anyvit.protocols import Event, Progress, Runner, silent
+from anyvit.scaling.candidate import Result
+from anyvit.scaling.search import prepare
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def score(
+    model: nn.Module,
+    results: Sequence[Result],
+    split: Split,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    progress: Progress = silent,
+) -> list[Result]:
+    """The results with their accuracy on `split`."""
+    scored = []
+    example = torch.zeros(1, 3, preprocessing.image_size, preprocessing.image_size)
+    for number, result in enumerate(results):
+        progress(Event("score", result.id, done=number / len(results)))
+        runner = prepare(model, result.candidate, example)
+        scored.append(replace(result, accuracy=scores_of(runner, split, preprocessing, classes).accuracy))
+    return scored
+
+
+def scores_of(runner: Runner, split: Split, preprocessing: Preprocessing, classes: Sequence[str]) -> Scores:
+    """Scores of `runner` on every image of `split`, whose labels are positions in `classes`."""
+    batches = [(labels, runner(images)) for images, labels in evaluation_batches(split, preprocessing)]
+    labels, probabilities = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return Scores.of(labels.numpy(), probabilities.numpy(), classes)

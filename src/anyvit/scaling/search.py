@@ -1,0 +1,151 @@
+"""Candidates: list them, price them, score them, keep the front, choose under a budget.
+
+Stages, needs, refusals and conflicts are read from the levers and backends; none is known here by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import TYPE_CHECKING
+
+from anyvit.backends import backend_named
+from anyvit.costs.budget import Budget, format_cost
+from anyvit.costs.timing import PROMISE_MARGIN
+from anyvit.errors import BudgetError, ModelError
+from anyvit.protocols import UNCHANGED, Backend, Device, Lever, Runner, Setting
+from anyvit.scaling.candidate import Candidate, Result, Step
+from anyvit.scaling.shrink import lever_named
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+TIMED = ("latency", "latency_p95", "latency_e2e", "throughput")
+"""The costs that need a clock. They are promised only with a margin to spare."""
+
+
+def candidates(
+    model: nn.Module, levers: Sequence[Lever], backends: Sequence[Backend], device: Device
+) -> list[Candidate]:
+    """Every legal combination of the levers' settings and the backends', from the mildest to the strongest.
+
+    Raises:
+        ModelError: A lever, or every backend, refuses `model`; the message gives the reasons.
+    """
+    for lever in levers:
+        if reason := lever.why_not(model):
+            raise ModelError(f"lever {lever.name!r} does not apply: {reason}")
+    refusals = {backend.name: backend.why_not(model) for backend in backends}
+    usable = [backend for backend in backends if refusals[backend.name] is None]
+    if not usable:
+        raise ModelError(f"no backend runs this model: {'; '.join(f'{k}: {v}' for k, v in refusals.items())}")
+    ordered = sorted(levers, key=lambda lever: lever.stage)
+    shapes = [
+        tuple(Step(lever.name, setting) for lever, setting in zip(ordered, settings, strict=True))
+        for settings in product(*(lever.settings(model) for lever in ordered))
+        if not _conflicting(ordered, settings)
+    ]
+    runtimes = [Step(backend.name, setting) for backend in usable for setting in backend.settings(device)]
+    return [Candidate(shape, runtime) for shape in shapes for runtime in runtimes]
+
+
+def _conflicting(levers: Sequence[Lever], settings: Sequence[Setting]) -> bool:
+    active = {lever.name: lever for lever, setting in zip(levers, settings, strict=True) if setting != UNCHANGED}
+    return any(other in active for lever in active.values() for other in lever.conflicts())
+
+
+def reshape(model: nn.Module, candidate: Candidate, *, images: Tensor | None = None) -> nn.Module:
+    """`model` with the candidate's levers applied. It may share storage with `model`."""
+    for step in candidate.levers:
+        model = lever_named(step.name).apply(model, step.setting, images=images)
+    return model
+
+
+def prepare(model: nn.Module, candidate: Candidate, example: Tensor, *, images: Tensor | None = None) -> Runner:
+    """The runner of a candidate for batches like `example` (B, C, H, W)."""
+    smaller = reshape(model, candidate, images=images).eval()
+    backend = backend_named(candidate.backend.name)
+    return backend.prepare(smaller, candidate.backend.setting, example, images=images)
+
+
+def within(result: Result, budget: Budget) -> bool:
+    """Does `result` keep every bound on a cost, the timed ones with the margin of a promise?"""
+    return all(bound.met_by(result.costs[bound.cost], _margin(bound.cost)) for bound in budget.cost_bounds())
+
+
+def pareto(results: Sequence[Result], cost: str) -> list[Result]:
+    """The results that no other one beats in both `cost` and accuracy, by rising cost; only those evaluated."""
+    front: list[Result] = []
+    scored = [(result.accuracy, result) for result in results if result.accuracy is not None]
+    lower_is_better = -1 if cost == "throughput" else 1
+    for accuracy, result in sorted(scored, key=lambda pair: (lower_is_better * pair[1].costs[cost], -pair[0])):
+        if not front or accuracy > (front[-1].accuracy or 0.0):
+            front.append(result)
+    return front
+
+
+def choose(results: Sequence[Result], budget: Budget) -> Result:
+    """The most accurate result inside the budget's costs; of equals the one with the smaller first cost.
+
+    Where nothing is evaluated yet, more parameters stand for more accuracy.
+
+    Raises:
+        BudgetError: None is inside; the message gives the best value that can be reached for each bound.
+    """
+    inside = [result for result in results if within(result, budget)]
+    if not inside:
+        raise BudgetError(out_of_reach(results, budget))
+    return max(inside, key=lambda result: (result.accuracy or 0.0, _size_first(result, budget)))
+
+
+def _size_first(result: Result, budget: Budget) -> float:
+    if result.accuracy is None:
+        return result.costs["params"]
+    return -result.costs[primary_cost(budget)]
+
+
+def closest(results: Sequence[Result], budget: Budget) -> Result:
+    """The result whose worst miss, as a ratio to its bound, is smallest."""
+
+    def worst_miss(result: Result) -> float:
+        ratios = [result.costs[bound.cost] / bound.value for bound in budget.cost_bounds()]
+        signs = [1.0 if bound.operator == "<=" else -1.0 for bound in budget.cost_bounds()]
+        return max((ratio**sign for ratio, sign in zip(ratios, signs, strict=True)), default=0.0)
+
+    return min(results, key=worst_miss)
+
+
+def primary_cost(budget: Budget) -> str:
+    """The cost that a budget is mainly about: the first one bound, else the latency."""
+    bounds = budget.cost_bounds()
+    return bounds[0].cost if bounds else "latency"
+
+
+def reachable(results: Sequence[Result], budget: Budget) -> Mapping[str, tuple[float, str]]:
+    """For each bound the best value that any result reaches, and that result's id."""
+    best = {}
+    for bound in budget.cost_bounds():
+        pick = min if bound.operator == "<=" else max
+        result = pick(results, key=lambda result, cost=bound.cost: result.costs[cost])  # type: ignore[misc]
+        best[bound.cost] = (result.costs[bound.cost], result.id)
+    return best
+
+
+def out_of_reach(results: Sequence[Result], budget: Budget) -> str:
+    """The words for a budget that none of `results` meets."""
+    best = reachable(results, budget)
+    missed = [bound for bound in budget.cost_bounds() if not bound.met_by(best[bound.cost][0], _margin(bound.cost))]
+    words = [
+        f"{bound} (best: {format_cost(bound.cost, best[bound.cost][0])} with {best[bound.cost][1]})"
+        for bound in missed or budget.cost_bounds()
+    ]
+    together = "" if missed else " together, though each alone can"
+    margin = " Latencies are promised with 5% to spare." if any(b.cost in TIMED for b in budget.cost_bounds()) else ""
+    return (
+        f"{', '.join(words)} cannot be met{together} by any of {len(results)} candidates.{margin} "
+        "Allow more, choose a smaller --model, or use --anyway to train all the same."
+    )
+
+
+def _margin(cost: str) -> float:
+    return PROMISE_MARGIN if cost in TIMED else 1.0

@@ -1,0 +1,130 @@
+"""The files that a run resumes from: there whole or not at all, and the checkpoint before the last is kept.
+
+A file is written beside its target, synced and renamed, so neither a crash nor a full disk leaves half a file in the
+place of a whole one, wherever the system keeps its temporary files.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from anyvit.errors import AnyViTError, BundleError, SettingError
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+_SETTINGS = "training.json"
+_PARTIAL = ".partial-"
+
+
+def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Make `checkpoint` the last one in `folder`, and what was the last one the previous one.
+
+    Raises:
+        AnyViTError: The disk is full, or not to be written to. The last one is as it was.
+    """
+    with _whole_file(folder / LAST, previous=folder / PREVIOUS) as file:
+        torch.save(checkpoint, file)  # noqa: TID251  (the run's own state, removed when the run ends)
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The last whole checkpoint in `folder`, on the CPU, or None where there is none.
+
+    Raises:
+        BundleError: There are checkpoints, and all are damaged.
+    """
+    found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
+    for file in found:
+        try:
+            return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251  (the same)
+        except Exception:  # what PyTorch raises on a damaged file is not specified
+            continue
+    if found:
+        names = " and ".join(file.name for file in found)
+        raise BundleError(f"{names} in {folder} cannot be read: remove the folder to train from the start.")
+    return None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all that a training in `folder` would be resumed from."""
+    for name in (LAST, PREVIOUS, _SETTINGS):
+        for file in (folder / name, folder / f"{_PARTIAL}{name}"):
+            file.unlink(missing_ok=True)
+
+
+def recall_precision(folder: Path, settings: Mapping[str, Any], choose: Callable[[], str]) -> str:
+    """The precision that the training in `folder` was started with; chosen and kept now where none was started.
+
+    Raises:
+        SettingError: It was started with other settings.
+    """
+    file = folder / _SETTINGS
+    if not file.exists():
+        record = {"precision": choose(), "settings": settings}
+        with _whole_file(file) as target:
+            target.write(json.dumps(record, indent=2).encode())
+    record = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in json.loads(json.dumps(settings)).items():
+        before = record["settings"].get(name)
+        if before != value:
+            raise SettingError(
+                f"{folder} holds a training with {name} {before!r}, not {value!r}: "
+                "repeat the same to resume it, or choose another folder."
+            )
+    return record["precision"]
+
+
+@contextmanager
+def system_errors_named(folder: Path) -> Iterator[None]:
+    """Turn a disk that is full or not to be written to into an error that says so."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        reason = _system_error(error)
+        if reason is None or reason.errno not in _DISK_ERRORS:
+            raise
+        raise AnyViTError(
+            f"{folder} cannot be written to: {reason.strerror}. The last checkpoint in it is whole: "
+            "make room there, and the same command resumes."
+        ) from error
+
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@contextmanager
+def _whole_file(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    partial = path.with_name(f"{_PARTIAL}{path.name}")
+    try:
+        with system_errors_named(path.parent):
+            with partial.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if previous is not None and path.exists():
+                path.replace(previous)
+            partial.replace(path)
+            _sync_folder(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _system_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):  # PyTorch may wrap it in one of its own
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name == "posix":  # Windows cannot sync folders, and needs not
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,448 @@
+"""One training, from start or from where it stopped: the door to Lightning.
+
+The data are an endless stream that starts at the step the run stands at, and everything random is a function of the
+seed and the step. So a run that was stopped anywhere, by Ctrl-C, kill -9 or a full disk, ends with the same weights as
+one that was not, as long as epochs, not the clock, end it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+from timm.optim import create_optimizer_v2
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from anyvit.data import DataSet
+from anyvit.data.loading import steps_per_epoch, training_loader
+from anyvit.data.preprocessing import Preprocessing
+from anyvit.errors import Interrupted, SettingError
+from anyvit.protocols import Event, Progress, silent
+from anyvit.training.checkpoint import (
+    LAST,
+    read_checkpoint,
+    recall_precision,
+    system_errors_named,
+    write_checkpoint,
+)
+from anyvit.training.interruption import CtrlC
+from anyvit.training.meter import Meter
+from anyvit.training.objectives import Objective
+from anyvit.training.precision import choose_precision
+from anyvit.training.recipes import Recipe
+from anyvit.training.regularization import SoftTargets, set_stochastic_depth
+from anyvit.training.schedule import Schedule, lr_factor
+
+Validate = Callable[[nn.Module, int], Mapping[str, float]]
+"""Called with the averaged model in eval mode and the steps done; its figures go to the history."""
+
+_CHECKPOINT_EVERY_S = 60.0
+_CHECKPOINT_SHARE = 0.05  # of the time at most, for a large model on a slow disk
+_EVENT_EVERY_S = 0.25
+_EMA_SHARE = 9  # the average covers the last ninth of the run so far, so that a short run is not ruined by its start
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training ends with.
+
+    Attributes:
+        model: The averaged weights, in eval mode on the CPU.
+        steps: Batches learned from.
+        history: One entry a validation: step, epoch, seconds, loss, lr, images_per_second and the figures it gave.
+        precision: "32-true" or "bf16-mixed".
+    """
+
+    model: nn.Module
+    steps: int
+    history: list[dict[str, float]]
+    precision: str
+
+
+def train(
+    model: nn.Module,
+    data: DataSet,
+    *,
+    objective: Objective,
+    recipe: Recipe,
+    preprocessing: Preprocessing,
+    folder: Path,
+    epochs: float | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+    validate: Validate | None = None,
+    progress: Progress = silent,
+    workers: int | None = None,
+) -> Training:
+    """Train a copy of `model` on the training split, or go on with the training that `folder` holds.
+
+    The same call on the same folder resumes, and once finished gives its result at once. On one machine with the same
+    number of threads the weights are those of an uninterrupted run, bit for bit, unless `seconds` is given.
+
+    Args:
+        model: Where training starts. It is left as it is.
+        data: Its "train" split is learned; class weights are honoured.
+        objective: What is learned from a batch.
+        recipe: How.
+        preprocessing: What the model sees of an image.
+        folder: Keeps the checkpoints (see `remove_checkpoints`), and in `logs/` a CSV file and TensorBoard's.
+        epochs: How often each image is seen. With neither it nor `seconds`, what the recipe says.
+        seconds: The run ends before, the last validation included, whatever `epochs` says.
+        seed: Everything random follows from it.
+        validate: Called about twenty times: once an epoch where there are fewer, and at the end.
+        progress: Called up to four times a second.
+        workers: Processes that load images. None: as many as help.
+
+    Raises:
+        Interrupted: Ctrl-C. The state is saved.
+        SettingError: The loss is no longer finite, or `folder` holds a training with other settings.
+        AnyViTError: `folder` cannot be written to.
+    """
+    if epochs is None and seconds is None:
+        epochs = recipe.epochs
+    split = data.splits["train"]
+    epoch_steps = steps_per_epoch(split, recipe.batch_size)
+    schedule = Schedule(epochs, seconds, epoch_steps)
+    size, num_classes = preprocessing.image_size, len(data.classes)
+    with CtrlC() as ctrl_c, _quiet(), torch.random.fork_rng(devices=[]), system_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        precision = recall_precision(
+            folder,
+            _settings(model, data, objective, recipe, epochs=epochs, seed=seed),
+            lambda: choose_precision(model, objective, recipe.batch_size, size, num_classes),
+        )
+        targets = SoftTargets(recipe, num_classes, data.class_weights)
+        learner = _Learner(model, objective, recipe, targets, schedule, seed)
+        run = _Run(folder, schedule, ctrl_c, validate, progress, epoch_steps=epoch_steps)
+        checkpoint = read_checkpoint(folder)
+        if checkpoint and run.was_finished(checkpoint):
+            learner.load_state_dict(checkpoint["state_dict"])
+            run.load_state_dict(checkpoint["callbacks"][run.state_key])
+        else:
+            trainer = _trainer(folder, precision, run, checkpoint)
+            loader = training_loader(
+                split,
+                preprocessing,
+                recipe.augmentation(mirrored=data.mirrored),
+                batch_size=recipe.batch_size,
+                seed=seed,
+                position=lambda: trainer.global_step,
+                workers=workers,
+            )
+            _fit(trainer, learner, loader, folder / LAST if checkpoint else None)
+    return Training(learner.ema.module.cpu().eval(), int(run.history[-1]["step"]), run.history, precision)
+
+
+def _settings(
+    model: nn.Module, data: DataSet, objective: Objective, recipe: Recipe, **others: float | None
+) -> dict[str, Any]:
+    """What a resumed training must share with the one that it resumes."""
+    shapes = str([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
+    return {
+        **asdict(recipe),
+        **others,
+        "objective": repr(objective),
+        "model": hashlib.sha256(shapes.encode()).hexdigest()[:12],
+        "images": data.digest("train")[:12],
+    }
+
+
+def _trainer(folder: Path, precision: str, run: _Run, checkpoint: dict[str, Any] | None) -> L.Trainer:
+    step = 0 if checkpoint is None else checkpoint["global_step"]
+    return L.Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=precision,
+        max_steps=-1,  # the run ends itself
+        max_epochs=-1,
+        callbacks=[run],
+        plugins=[_Files(checkpoint)],
+        logger=[
+            CSVLogger(folder, name="logs", version=""),
+            TensorBoardLogger(folder, name="logs", version="", purge_step=step + 1),
+        ],
+        default_root_dir=folder,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _fit(trainer: L.Trainer, learner: _Learner, loader: DataLoader, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(learner, loader, ckpt_path=checkpoint)
+    except (Interrupted, SystemExit, KeyboardInterrupt):  # Lightning makes SystemExit of SIGTERM, and of Ctrl-C
+        raise Interrupted(
+            f"stopped after {trainer.global_step} steps of training. The same command goes on from there."
+        ) from None
+
+
+class _Learner(L.LightningModule):
+    """One step: mixed targets, loss, clipped gradient, AdamW, average."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: Objective,
+        recipe: Recipe,
+        targets: SoftTargets,
+        schedule: Schedule,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.ema = ModelEmaV3(
+            model,
+            decay=recipe.ema_decay,
+            use_warmup=True,
+            warmup_gamma=_EMA_SHARE,
+            warmup_power=1.0,
+            exclude_buffers=True,  # they are copied
+        )
+        self.model = deepcopy(model)
+        self.parameters_of_model = list(self.model.parameters())
+        set_stochastic_depth(self.model, recipe.drop_path)
+        self.objective = objective
+        self.recipe = recipe
+        self.targets = targets
+        self.schedule = schedule
+        self.seed = seed
+        self.figures: dict[str, float] = {}
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the last layer at the last step."""
+        return max(group["lr"] for group in self.trainer.optimizers[0].param_groups)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        layer_decay = self.recipe.layer_decay if self.recipe.layer_decay < 1 else None
+        return create_optimizer_v2(
+            self.model,
+            opt="adamw",
+            lr=self.recipe.lr,
+            weight_decay=self.recipe.weight_decay,
+            layer_decay=layer_decay,
+            fused=True,  # on the CPU too, where the loop over parameters costs a small model half its speed
+        )
+
+    def on_train_start(self) -> None:
+        self.model.train()
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        step = self.global_step
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1, np.uint64)[0]))
+        share = lr_factor(self.schedule.progress(step), warmup=self.recipe.warmup, final=self.recipe.final_lr)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = self.recipe.lr * share * group.get("lr_scale", 1.0)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, targets = self.targets(*batch)
+        loss, figures = self.objective.loss(self.model, images, targets, step=self.global_step)
+        self.figures = {"loss": loss.item(), **figures}
+        if not np.isfinite(self.figures["loss"]):
+            raise self._diverged(f"the loss is {self.figures['loss']}")
+        return loss
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
+        norm = nn.utils.clip_grad_norm_(self.parameters_of_model, self.recipe.clip)
+        if not torch.isfinite(norm):  # before it reaches the weights
+            raise self._diverged(f"the norm of the gradient is {norm.item()}")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        step = self.global_step
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.model, step=step + 1)
+
+    def _diverged(self, what: str) -> SettingError:
+        return SettingError(
+            f"training diverged: at step {self.global_step} {what}, with a learning rate of {self.lr:.2g}. "
+            f"Set a lower lr than {self.recipe.lr:g} in the recipe, and train in another folder."
+        )
+
+
+class _Files(CheckpointIO):
+    """Lightning's checkpoints, by our way of writing them. It gives back the one that was read to look at it."""
+
+    def __init__(self, checkpoint: dict[str, Any] | None) -> None:
+        self._checkpoint = checkpoint
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+        write_checkpoint(Path(path).parent, checkpoint)
+
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:  # noqa: ANN401
+        assert self._checkpoint is not None
+        checkpoint, self._checkpoint = self._checkpoint, None
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:  # noqa: ANN401
+        raise AssertionError("checkpoints are the caller's to remove")
+
+
+class _Run(L.Callback):
+    """What happens between two steps: validation, checkpoints, logs, news, and the end."""
+
+    state_key = "run"
+
+    def __init__(
+        self,
+        folder: Path,
+        schedule: Schedule,
+        ctrl_c: CtrlC,
+        validate: Validate | None,
+        progress: Progress,
+        *,
+        epoch_steps: int,
+    ) -> None:
+        self.folder = folder
+        self.schedule = schedule
+        self.ctrl_c = ctrl_c
+        self.validate = validate
+        self.progress = progress
+        self.epoch_steps = epoch_steps
+        self.meter = Meter()
+        self.history: list[dict[str, float]] = []
+        self.finished = False
+        self._in_step = False
+        self._saved_at = self._told_at = time.monotonic()
+        self._began = (0.0, 0.0)  # seconds and progress when this session began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "elapsed": self.schedule.elapsed,
+            "validation_seconds": self.schedule.validation_seconds,
+            "meter": self.meter.state_dict(),
+            "history": self.history,
+            "finished": self.finished,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.schedule.resume(state_dict["elapsed"], state_dict["validation_seconds"])
+        self.meter.load_state_dict(state_dict["meter"])
+        self.history = state_dict["history"]
+        self.finished = state_dict["finished"]
+
+    def was_finished(self, checkpoint: dict[str, Any]) -> bool:
+        """Whether `checkpoint` is the end of its run."""
+        return checkpoint["callbacks"][self.state_key]["finished"]
+
+    def on_train_start(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        csv_logger, *_ = trainer.loggers
+        for entry in self.history:  # Lightning starts its CSV file anew
+            _log(csv_logger, entry)
+        self._began = (self.schedule.elapsed, self.schedule.progress(trainer.global_step))
+        self._between_steps(trainer, learner)
+
+    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
+        self._in_step = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, learner: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
+    ) -> None:
+        self._in_step = False
+        self.meter.add(learner.figures, images=len(batch[1]))
+        self.schedule.step_seconds = self.meter.slowest
+        self._between_steps(trainer, learner)
+
+    def on_exception(self, trainer: L.Trainer, learner: L.LightningModule, exception: BaseException) -> None:
+        stopped = isinstance(exception, (Interrupted, KeyboardInterrupt, SystemExit))
+        if stopped and not self._in_step and trainer.global_step:
+            self._save(trainer)
+
+    def _between_steps(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
+        step = trainer.global_step
+        finished = self.schedule.finished(step)
+        validated = bool(self.history) and self.history[-1]["step"] == step
+        if not validated and (finished or self.schedule.validation_due(step)):
+            self._validate(trainer, learner, step)
+            finished = self.schedule.finished(step)
+            self._save(trainer, finished=finished)
+        elif finished or self._checkpoint_due():
+            self._save(trainer, finished=finished)
+        trainer.should_stop = finished
+        self._tell(step)
+        self.meter.go_on()  # what was done here is no part of the next step
+        self.ctrl_c.check()
+
+    def _validate(self, trainer: L.Trainer, learner: L.LightningModule, step: int) -> None:
+        begun = time.monotonic()
+        with self.ctrl_c.may_raise():
+            figures = self.validate(learner.ema.module.eval(), step) if self.validate else {}
+        self.schedule.validated(time.monotonic() - begun)
+        entry = {
+            "step": step,
+            "epoch": step / self.epoch_steps,
+            "seconds": self.schedule.elapsed,
+            "lr": learner.lr,
+            **self.meter.take(),
+            **{name: float(value) for name, value in figures.items()},
+        }
+        self.history.append(entry)
+        for logger in trainer.loggers:
+            _log(logger, entry)
+
+    def _checkpoint_due(self) -> bool:
+        every = max(_CHECKPOINT_EVERY_S, self.schedule.checkpoint_seconds / _CHECKPOINT_SHARE)
+        return time.monotonic() - self._saved_at > every
+
+    def _save(self, trainer: L.Trainer, *, finished: bool = False) -> None:
+        begun = time.monotonic()
+        self.finished = finished
+        trainer.save_checkpoint(self.folder / LAST)
+        self._saved_at = time.monotonic()
+        self.schedule.checkpoint_seconds = self._saved_at - begun
+
+    def _tell(self, step: int) -> None:
+        now = time.monotonic()
+        if now - self._told_at < _EVENT_EVERY_S and not self.finished:
+            return
+        self._told_at = now
+        known = ("step", "epoch", "seconds", "lr", "loss", "accuracy", "images_per_second")
+        last = self.history[-1] if self.history else {}
+        figures = {**self.meter.recent, **{name: value for name, value in last.items() if name not in known}}
+        done = self.schedule.progress(step)
+        self.progress(Event("train", done=done, seconds_left=self.schedule.seconds_left(step, self._began), figures=figures))
+
+
+def _log(logger: Logger, entry: Mapping[str, float]) -> None:
+    figures = {name: value for name, value in entry.items() if name != "step"}
+    logger.log_metrics(figures, step=int(entry["step"]))
+    logger.save()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Lightning's own news and advice are not for the user of a finished program."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        for words in (
+            r".*does not have many workers",
+            r"Experiment logs directory .* exists and is not empty",
+            r"Found \d+ module\(s\) in eval mode",
+            r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+        ):
+            warnings.filterwarnings("ignore", words)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

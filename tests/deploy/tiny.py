@@ -1,0 +1,122 @@
+"""A bundle small enough for tests: a ViT of 4 heads on the digits of scikit-learn, trained for a moment."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from anyvit.costs.device import this_device
+from anyvit.data import DataSet, open_data
+from anyvit.data.loading import evaluation_batches
+from anyvit.data.preprocessing import Preprocessing
+from anyvit.deploy.bundle import Bundle, write_bundle
+from anyvit.deploy.runtime import threads
+from anyvit.protocols import UNCHANGED
+from anyvit.scaling.candidate import Candidate, Result, Step
+from anyvit.scaling.form import Form
+from anyvit.scaling.scoring import scores_of
+from anyvit.scaling.search import prepare
+
+PREPROCESSING = Preprocessing(8)
+FORM = Form(
+    "vit_tiny_patch16_224",
+    {"img_size": 8, "patch_size": 4, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 10},
+    (Step("heads"),),
+)
+
+
+def candidate(heads: int, precision: str | None = None) -> Candidate:
+    shape = {"heads": heads} if heads < 4 else UNCHANGED
+    return Candidate((Step("heads", shape),), Step("torch", {"precision": precision} if precision else UNCHANGED))
+
+
+RESULTS = (
+    Result(candidate(4), {"latency": 0.004, "params": 30_000, "size": 120_000}, 0.95),
+    Result(candidate(4, "bfloat16"), {"latency": 0.005, "params": 30_000, "size": 120_000}, 0.94),
+    Result(candidate(3), {"latency": 0.003, "params": 17_000, "size": 68_000}, 0.90),
+    Result(candidate(2), {"latency": 0.002, "params": 8_000, "size": 32_000}, 0.80),
+)
+
+
+@cache
+def digits() -> DataSet:
+    return open_data("digits")
+
+
+@cache
+def trained() -> torch.nn.Module:
+    """The model after a second of training: about four digits of five are right."""
+    torch.manual_seed(0)
+    model = FORM.build().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    batches = list(evaluation_batches(digits().splits["train"], PREPROCESSING, 128))
+    with threads(1):
+        for images, labels in 6 * batches:
+            for heads in (4, 2):
+                F.cross_entropy(model(images, heads=heads), labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return model.eval()
+
+
+def document() -> dict[str, Any]:
+    """The content of `bundle.json`, as a run gives it to `write_bundle`."""
+    data, device = digits(), this_device()
+    runner = prepare(trained(), RESULTS[0].candidate, torch.zeros(1, 3, 8, 8))
+    with threads(1):
+        scores = scores_of(runner, data.splits["test"], PREPROCESSING, data.classes)
+    return {
+        "task": "classification",
+        "classes": list(data.classes),
+        "preprocessing": PREPROCESSING.to_json(),
+        "model": FORM.to_json(),
+        "data": {
+            "source": "digits",
+            "seed": 0,
+            "digests": {name: data.digest(name) for name in data.splits},
+            "counts": {name: len(split) for name, split in data.splits.items()},
+            "notes": list(data.notes),
+        },
+        "run": {"data": "digits", "budget": "latency<=4.5ms"},
+        "command": "anyvit fit digits --budget 'latency<=4.5ms'",
+        "device": {**asdict(device), "fingerprint": device.fingerprint},
+        "conditions": {"batch": 1, "threads": 1, "image_size": 8},
+        "finished": True,
+        "candidates": [result.to_json() for result in RESULTS],
+        "front": [result.id for result in (RESULTS[3], RESULTS[2], RESULTS[0])],
+        "chosen": RESULTS[0].id,
+        "promise": {
+            "status": "kept",
+            "bounds": [
+                {
+                    "bound": "latency<=4.5ms",
+                    "cost": "latency",
+                    "limit": 0.0045,
+                    "value": 0.0042,
+                    "rounds": [0.0041, 0.0042, 0.004],
+                    "met": True,
+                }
+            ],
+        },
+        "test": scores.to_json(),
+        "history": [
+            {"step": 10 * n, "epoch": float(n), "seconds": n, "loss": 2.3 / n, "accuracy": 0.3 * n, "accuracy/full-torch": 0.3 * n}
+            for n in (1, 2, 3)
+        ],
+    }
+
+
+def training_images() -> list[int]:
+    seen = [digits().splits[name].images for name in ("train", "val")]
+    return [images.content_hash(index) for images in seen for index in range(len(images))]
+
+
+def write_tiny(folder: Path, **changes: Any) -> Bundle:
+    """Write the bundle into `folder`, with `changes` to its document."""
+    content = {**document(), **changes}
+    return write_bundle(folder, model=trained(), document=content, training_images=training_images())

@@ -1,0 +1,9 @@
+"""One handler a kind of golden file. A new system is a new file here and one line below."""
+
+from tests.golden.handlers import hwscaling, hydravit
+from tests.golden.vectors import Handler
+
+HANDLERS: dict[tuple[str, str], Handler] = {
+    **hydravit.HANDLERS,
+    **hwscaling.HANDLERS,
+}

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from anyvit.errors import ModelError, SettingError
+from anyvit.training.objectives import OBJECTIVES
+from anyvit.training.objectives.classification import Classification, accuracy
+from anyvit.training.objectives.elastic import ElasticClassification
+from anyvit.training.objectives.sampler import HeadSampler
+
+IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.softmax(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), 1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
+def test_objective_gives_a_loss_that_reaches_the_weights(objective, model):
+    first, figures = objective().loss(model, IMAGES, TARGETS, step=3)
+    first.backward()
+    assert first.isfinite()
+    assert 0 <= figures["accuracy"] <= 1
+    assert any(parameter.grad.any() for parameter in model.parameters())
+    assert torch.equal(objective().loss(model, IMAGES, TARGETS, step=3)[0], first)
+    assert repr(objective()) == repr(objective())
+
+
+def test_labels_and_soft_targets_agree(model):
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    hard, _ = Classification().loss(model, IMAGES, labels, step=0)
+    soft, _ = Classification().loss(model, IMAGES, F.one_hot(labels, 4).float(), step=0)
+    torch.testing.assert_close(hard, soft)
+    assert accuracy(F.one_hot(labels, 4), labels) == 1
+
+
+@pytest.mark.parametrize(("choice", "weights"), [("uniform", None), ("weighted", (30, 30, 40))])
+def test_one_subnetwork_a_step(choice, weights, model):
+    objective, sampler = ElasticClassification(choice, weights, seed=5), HeadSampler((1, 2, 3), weights, 5)
+    for step in (0, 7, 2):
+        loss, _ = objective.loss(model, IMAGES, TARGETS, step=step)
+        assert torch.equal(loss, F.cross_entropy(model(IMAGES, heads=sampler.draw(step)), TARGETS))
+
+
+def test_sandwich_teaches_in_place(model):
+    answer = model(IMAGES).softmax(1).detach()
+    expected = F.cross_entropy(model(IMAGES), TARGETS)
+    expected = expected + F.cross_entropy(model(IMAGES, heads=1), answer) + F.cross_entropy(model(IMAGES, heads=2), answer)
+    loss, _ = ElasticClassification("sandwich").loss(model, IMAGES, TARGETS, step=0)
+    torch.testing.assert_close(loss, expected)
+    one = type(model)(img_size=8, embed_dim=12, num_heads=3, depth=1, patch_size=4, num_classes=4, elastic_heads=(3,))
+    loss, _ = ElasticClassification("sandwich").loss(one, IMAGES, TARGETS, step=0)
+    torch.testing.assert_close(loss, F.cross_entropy(one(IMAGES), TARGETS))
+
+
+def test_processes_draw_apart_unless_told(model, monkeypatch):
+    def heads(rank, **options):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        return [ElasticClassification(**options)._draw((1, 2, 3), step) for step in range(20)]
+
+    assert heads(1) == [HeadSampler((1, 2, 3), None, 1).draw(step) for step in range(20)]
+    assert heads(0) != heads(1)
+    assert heads(0, sync_across_ranks=True) == heads(1, sync_across_ranks=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"choice": "sandwhich"}, r"unknown choice of subnetworks 'sandwhich'. Did you mean 'sandwich'\?"),
+        ({"choice": "weighted"}, "weights go with choice 'weighted' and no other, not None with 'weighted'"),
+        ({"weights": (1, 2)}, "weights go with choice 'weighted' and no other"),
+    ],
+)
+def test_options_are_checked(options, words):
+    with pytest.raises(SettingError, match=words):
+        ElasticClassification(**options)
+
+
+def test_plain_model_is_refused():
+    with pytest.raises(ModelError, match="needs an elastic model, not Linear"):
+        ElasticClassification().loss(nn.Linear(2, 2), IMAGES, TARGETS, step=0)
