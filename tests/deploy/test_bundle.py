@@ -76,12 +76,18 @@ def test_folder_that_is_none(tmp_path):
         (lambda text: text[: len(text) // 2], r"bundle\.json is damaged \(.*Copy the whole folder again"),
         (lambda text: "\xff\xfe", r"bundle\.json is damaged"),
         (lambda text: "[]", r"bundle\.json is damaged: it names no schema"),
-        (lambda text: text.replace('"schema": 1', '"schema": 2'), r"schema 2, newer than this AnyViT reads \(1\): update"),
+        (
+            lambda text: text.replace('"schema": 1', '"schema": 2'),
+            r"schema 2, newer than this AnyViT reads \(1\): update",
+        ),
         (lambda text: text.replace('"schema": 1', '"schema": "1"'), r"is damaged: it names no schema"),
         (lambda text: text.replace('"weights": {', '"sweights": {'), r"is damaged: it lacks weights"),
         (lambda text: text.replace('"sha256"', '"sha"'), r"is damaged \(KeyError: 'sha256'\)"),
         (lambda text: text.replace('"latency": 0.004', '"latency": 0.004]'), r"is damaged"),
-        (lambda text: text.replace('"chosen": "full-torch"', '"chosen": "ful-torch"'), r"unknown candidate 'ful-torch'. Did you mean"),
+        (
+            lambda text: text.replace('"chosen": "full-torch"', '"chosen": "ful-torch"'),
+            r"unknown candidate 'ful-torch'. Did you mean",
+        ),
         (lambda text: text.replace('"crop_ratio": 1.0', '"crop_ratio": 3.0'), r"cannot be used by .*crop_ratio 3"),
     ],
 )
@@ -100,7 +106,8 @@ def test_missing_file(own_bundle, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "use"), [("weights", lambda bundle: bundle.runner()), ("training-images", lambda bundle: bundle.training_images())]
+    ("kind", "use"),
+    [("weights", lambda bundle: bundle.runner()), ("training-images", lambda bundle: bundle.training_images())],
 )
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[:-1] + b"\x01"])
 def test_damaged_file(own_bundle, kind, use, damage):
@@ -114,7 +121,11 @@ def test_damaged_file(own_bundle, kind, use, damage):
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        ('"name": "heads"', '"name": "tails"', r"bundle\.json, by AnyViT .*, cannot be used by .*: unknown lever 'tails'"),
+        (
+            '"name": "heads"',
+            '"name": "tails"',
+            r"bundle\.json, by AnyViT .*, cannot be used by .*: unknown lever 'tails'",
+        ),
         ("torch", "torque", r"cannot be used by .*: unknown backend 'torque'"),
         ('"embed_dim": 32', '"embed_dim": 48', r"bundle\.json is damaged \(RuntimeError"),
         ('"name": "vit_tiny_patch16_224"', '"name": "vit_tinny"', r"cannot be used by .*vit_tinny"),

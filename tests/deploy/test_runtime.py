@@ -37,7 +37,9 @@ def test_prediction_is_what_the_runner_says(predictor, tiny_bundle, files):
         assert prediction.label == tiny_bundle.classes[expected.argmax()]
         assert prediction.probability == pytest.approx(float(expected.max()), abs=1e-6)
         assert prediction.top[0] == (prediction.label, prediction.probability)
-        assert [probability for _, probability in prediction.top] == pytest.approx(expected.sort().values[-3:].flip(0).tolist())
+        assert [probability for _, probability in prediction.top] == pytest.approx(
+            expected.sort().values[-3:].flip(0).tolist()
+        )
 
 
 def test_paths_bytes_and_pictures_give_one_answer(predictor, files):
@@ -83,7 +85,9 @@ def test_a_runner_is_prepared_once(predictor, files, monkeypatch):
 
 def test_threads_are_those_of_the_bundle_and_restored(predictor, files):
     seen = []
-    predictor._runners[predictor.bundle.chosen.id] = lambda images: seen.append(torch.get_num_threads()) or images[:, 0, 0]
+    predictor._runners[predictor.bundle.chosen.id] = lambda images: (
+        seen.append(torch.get_num_threads()) or images[:, 0, 0]
+    )
     with threads(2):
         predictor.predict(files[0])
         with pytest.raises(ZeroDivisionError), threads(1):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -64,13 +66,13 @@ def trained() -> torch.nn.Module:
     return model.eval()
 
 
-def document() -> dict[str, Any]:
-    """The content of `bundle.json`, as a run gives it to `write_bundle`."""
+@cache
+def _document() -> str:
     data, device = digits(), this_device()
     runner = prepare(trained(), RESULTS[0].candidate, torch.zeros(1, 3, 8, 8))
     with threads(1):
         scores = scores_of(runner, data.splits["test"], PREPROCESSING, data.classes)
-    return {
+    content = {
         "task": "classification",
         "classes": list(data.classes),
         "preprocessing": PREPROCESSING.to_json(),
@@ -105,10 +107,23 @@ def document() -> dict[str, Any]:
         },
         "test": scores.to_json(),
         "history": [
-            {"step": 10 * n, "epoch": float(n), "seconds": n, "loss": 2.3 / n, "accuracy": 0.3 * n, "accuracy/full-torch": 0.3 * n}
+            {
+                "step": 10 * n,
+                "epoch": float(n),
+                "seconds": n,
+                "loss": 2.3 / n,
+                "accuracy": 0.3 * n,
+                "accuracy/full-torch": 0.3 * n,
+            }
             for n in (1, 2, 3)
         ],
     }
+    return json.dumps(content)
+
+
+def document() -> dict[str, Any]:
+    """The content of `bundle.json`, as a run gives it to `write_bundle`."""
+    return json.loads(_document())
 
 
 def training_images() -> list[int]:
@@ -116,7 +131,7 @@ def training_images() -> list[int]:
     return [images.content_hash(index) for images in seen for index in range(len(images))]
 
 
-def write_tiny(folder: Path, **changes: Any) -> Bundle:
-    """Write the bundle into `folder`, with `changes` to its document."""
-    content = {**document(), **changes}
-    return write_bundle(folder, model=trained(), document=content, training_images=training_images())
+def write_tiny(folder: Path, *, seen: Sequence[int] | None = None, **changes: Any) -> Bundle:
+    """Write the bundle into `folder`, with `changes` to its document; `seen` replaces the hashes of its images."""
+    hashes = training_images() if seen is None else seen
+    return write_bundle(folder, model=trained(), document={**document(), **changes}, training_images=hashes)

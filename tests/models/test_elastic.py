@@ -16,7 +16,7 @@ VARIANTS = {
     "plain": {},
     "registers": {"reg_tokens": 2},
     "positions without the class token": {"no_embed_class": True, "reg_tokens": 1},
-    "no positions": {"pos_embed": "none"},
+    "no positions": {"pos_embed": "none", "class_token": False, "global_pool": "avg"},
     "average pool": {"global_pool": "avg"},
     "no class token": {"global_pool": "avg", "class_token": False},
     "average pool before the norm": {"global_pool": "avg", "fc_norm": False},

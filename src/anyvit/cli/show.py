@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from anyvit.deploy.bundle import Bundle
     from anyvit.scaling.candidate import Result
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+WIDTH_OF_A_FILE = 200
+"""Columns of a table that no terminal limits."""
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -53,8 +57,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        table.add_row(*row)
-    Console(highlight=False).print(table)
+        table.add_row(*map(Text, row))  # text, so that nothing in it is taken for markup
+    width = None if console.is_terminal else WIDTH_OF_A_FILE
+    Console(highlight=False, width=width).print(table)
 
 
 def show_results(results: Sequence[Result], *, chosen: str | None = None) -> None:

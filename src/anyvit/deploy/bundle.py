@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +29,7 @@ from anyvit.costs.budget import Bound, Budget, format_cost
 from anyvit.costs.device import this_device
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.atomic import PARTIAL, put_in_place, remove_partial, write_file, write_text
+from anyvit.deploy.document import DOCUMENT, REMEDY, SCHEMA, read_document, to_text
 from anyvit.errors import BudgetError, BundleError, SettingError, unknown
 from anyvit.protocols import Runner
 from anyvit.scaling.candidate import Result
@@ -39,15 +39,6 @@ from anyvit.scaling.search import PROMISE_MARGIN, TIMED, choose, closest, prepar
 
 if TYPE_CHECKING:
     from torch import nn
-
-SCHEMA = 1
-"""The version of `bundle.json` that this AnyViT writes, and the newest that it reads."""
-
-DOCUMENT = "bundle.json"
-_REQUIRED = tuple(
-    "classes preprocessing model weights data device conditions candidates chosen artefacts".split()
-)
-_REMEDY = "Copy the whole folder again, or repeat the run."
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +60,10 @@ class Bundle:
         Raises:
             BundleError: The folder is no bundle, a file is missing or damaged, or a newer AnyViT wrote it.
         """
-        bundle = cls(Path(folder), _read_document(Path(folder)))
+        bundle = cls(Path(folder), read_document(Path(folder)))
         for name in bundle._digests():
             if not (bundle.folder / name).is_file():
-                raise BundleError(f"{bundle.folder / name} is missing. {_REMEDY}")
+                raise BundleError(f"{bundle.folder / name} is missing. {REMEDY}")
         with bundle._blaming_versions(), bundle._blaming_document():
             _ = bundle.classes, bundle.preprocessing, bundle.conditions, bundle.results
         bundle.result(bundle.document["chosen"])
@@ -121,7 +112,7 @@ class Bundle:
         return by_id[id]
 
     def pick(self, budget: str | Budget | None) -> Result:
-        """The candidate most accurate in validation of those inside the budget's costs; the chosen one without a budget.
+        """The most accurate candidate (in validation) inside the budget; without a budget the chosen one.
 
         Raises:
             BudgetError: None is inside, or none was measured for a cost named; the message gives the closest.
@@ -166,7 +157,7 @@ class Bundle:
 
     def rewrite(self, document: Mapping[str, Any]) -> Bundle:
         """The bundle with other figures in `bundle.json`, which names the same files as before."""
-        write_text(self.folder / DOCUMENT, _as_json(document))
+        write_text(self.folder / DOCUMENT, to_text(document))
         return Bundle.load(self.folder)
 
     def training_images(self) -> frozenset[int]:
@@ -202,9 +193,9 @@ class Bundle:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}). {_REMEDY}") from error
+            raise BundleError(f"{path} cannot be read ({error.strerror}). {REMEDY}") from error
         if hashlib.sha256(content).hexdigest() != digest:
-            raise BundleError(f"{path} is damaged: its SHA-256 is not the one that {DOCUMENT} gives. {_REMEDY}")
+            raise BundleError(f"{path} is damaged: its SHA-256 is not the one that {DOCUMENT} gives. {REMEDY}")
         return content
 
     @contextmanager
@@ -214,7 +205,9 @@ class Bundle:
             yield
         except SettingError as error:
             writer = self.document.get("anyvit")
-            raise BundleError(f"{self.folder / DOCUMENT}, by AnyViT {writer}, cannot be used by {__version__}: {error}") from error
+            raise BundleError(
+                f"{self.folder / DOCUMENT}, by AnyViT {writer}, cannot be used by {__version__}: {error}"
+            ) from error
 
     @contextmanager
     def _blaming_document(self) -> Iterator[None]:
@@ -223,7 +216,7 @@ class Bundle:
             yield
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             words = f"{type(error).__name__}: {error}"
-            raise BundleError(f"{self.folder / DOCUMENT} is damaged ({words}). {_REMEDY}") from error
+            raise BundleError(f"{self.folder / DOCUMENT} is damaged ({words}). {REMEDY}") from error
 
     def _see_that_known(self, budget: Budget) -> None:
         bounds = budget.cost_bounds()
@@ -245,7 +238,8 @@ class Bundle:
         missed = [bound for bound in bounds if not bound.met_by(figures[bound.cost], _margin(bound))]
         words = [f"{bound} by {_excess(bound, figures[bound.cost])}" for bound in missed]
         spare = " (timings count with 5% to spare)" if any(bound.cost in TIMED for bound in missed) else ""
-        return f"no candidate of {self.folder} meets the budget; the closest, {nearest.id}, misses {', '.join(words)}{spare}."
+        by_how_much = f"the closest, {nearest.id}, misses {', '.join(words)}{spare}."
+        return f"no candidate of {self.folder} meets the budget; {by_how_much}"
 
 
 def _margin(bound: Bound) -> float:
@@ -290,23 +284,10 @@ def write_bundle(
         },
         "artefacts": _save_runners(folder, document["candidates"], runners),
     }
-    write_text(folder / DOCUMENT, _as_json(complete))
+    write_text(folder / DOCUMENT, to_text(complete))
     bundle = Bundle.load(folder)
     _remove_older(folder, bundle._digests())
     return bundle
-
-
-def _as_json(document: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(document), indent=2, ensure_ascii=False, allow_nan=False)
-
-
-def _finite(value: Any) -> Any:  # noqa: ANN401
-    """`value` without infinities and NaN, such as the loss of a training that diverged: JSON has no words for them."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _write_named(folder: Path, kind: str, content: bytes) -> dict[str, str]:
@@ -354,27 +335,3 @@ def _remove_older(folder: Path, belonging: Iterable[str]) -> None:
     for path in sorted(folder.glob("candidates/**/"), reverse=True):  # the innermost first
         if not any(path.iterdir()):
             path.rmdir()
-
-
-def _read_document(folder: Path) -> dict[str, Any]:
-    path = folder / DOCUMENT
-    if not folder.is_dir():
-        problem = "is a file" if folder.exists() else "does not exist"
-        raise BundleError(f"{folder} {problem}: name the folder that `anyvit fit` has written.")
-    if not path.is_file():
-        raise BundleError(f"{folder} is no bundle: it has no {DOCUMENT}. Name the folder that `anyvit fit` has written.")
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, OSError) as error:
-        raise BundleError(f"{path} is damaged ({error}). {_REMEDY}") from error
-    schema = document.get("schema") if isinstance(document, dict) else None
-    if not isinstance(schema, int) or schema < 1:
-        raise BundleError(f"{path} is damaged: it names no schema. {_REMEDY}")
-    if schema > SCHEMA:
-        raise BundleError(
-            f"{path} has schema {schema}, newer than this AnyViT reads ({SCHEMA}): update with pip install -U anyvit."
-        )
-    missing = [key for key in _REQUIRED if key not in document]
-    if missing:
-        raise BundleError(f"{path} is damaged: it lacks {', '.join(missing)}. {_REMEDY}")
-    return document

@@ -8,7 +8,6 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from anyvit.data import Split
@@ -121,7 +120,7 @@ def _fixed(model: nn.Module) -> nn.Module:
 
 def _texts(bundle: Bundle, result: Result, format: Format, target: Path) -> Texts:
     readme = (
-        f"An image classifier, exported by AnyViT: candidate {result.id} of a run on {bundle.document['data']['source']}.\n"
+        f"An image classifier exported by AnyViT: {result.id} of a run on {bundle.document['data']['source']}.\n"
         f"Input: images, float32 (B, 3, S, S) with S = {bundle.preprocessing.image_size}, prepared as `preprocessing` "
         "says. Output: probabilities (B, K), in the order of `labels`.\n"
         f"Print a program that labels image files with: {format.how_to_read.format(target=target.name)}\n"
@@ -140,7 +139,9 @@ def _notes(result: Result, verification: Verification) -> tuple[str, ...]:
     if precision:
         notes.append(f"{result.id} computes in {precision}; the export holds and computes float32.")
     if verification.images < ENOUGH:
-        notes.append(f"Verified on all {verification.images} images there are, fewer than {ENOUGH}: name more with --data.")
+        notes.append(
+            f"Verified on all {verification.images} images there are, fewer than {ENOUGH}: name more with --data."
+        )
     return tuple(notes)
 
 

@@ -119,7 +119,9 @@ def _budget_line(axes: Axes, bound: Bound) -> None:
         axes.text(place, 0.03, text, transform=axes.transAxes, ha=outside, color=BAD, fontsize=_SMALL, parse_math=False)
         return
     axes.axvline(bound.value, color=BAD, linestyle=(0, (4, 3)), linewidth=1.4, zorder=1)
-    far = max(right, bound.value) + (right - left) if bound.operator == "<=" else min(left, bound.value) - (right - left)
+    far = (
+        max(right, bound.value) + (right - left) if bound.operator == "<=" else min(left, bound.value) - (right - left)
+    )
     limits = min(left, bound.value), max(right, bound.value)
     axes.axvspan(*sorted((bound.value, far)), color=BAD, alpha=0.07, linewidth=0, zorder=0)
     pad = 0.06 * (limits[1] - limits[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ PREFIXES = ("module.", "_orig_mod.", "backbone.", "encoder.")
 
 def load_reference(
     system: str,
-    checkpoint: Mapping[str, Any] | Path,
+    checkpoint: Mapping[str, Any] | str | Path,
     config: dict[str, Any] | None = None,
     *,
     part: str | None = None,
@@ -80,14 +81,14 @@ def read(path: str | Path) -> Mapping[str, Any]:
     except SafetensorError as error:
         raise BundleError(f"{path} is damaged, or no safetensors file: {error}") from error
     except Exception as error:  # torch.load raises many kinds, for a damaged file as for a forbidden object
-        raise BundleError(f"{path} is damaged, or holds more than weights: {_first_line(error)}") from error
+        if forbidden := re.search(r"GLOBAL (\S+)", str(error)):
+            words = f"holds a {forbidden[1]}, which is never built: save the state dict alone"
+        else:
+            words = "is damaged, or no PyTorch checkpoint"
+        raise BundleError(f"{path} {words}") from error
     if not isinstance(held, Mapping):
         raise BundleError(f"{path} holds a {type(held).__name__}, not named weights")
     return held
-
-
-def _first_line(error: Exception) -> str:
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def clean(held: Mapping[str, Any], *, use_ema: bool | None = None) -> Weights:
@@ -131,7 +132,10 @@ def load_weights(model: nn.Module, path: str | Path) -> tuple[str, ...]:
     sizes = {name: tensor.shape for name, tensor in weights.items()}
     family = sys.modules[type(model).__module__]
     if hasattr(family, "checkpoint_filter_fn"):
-        weights = family.checkpoint_filter_fn(dict(weights), model)
+        try:
+            weights = family.checkpoint_filter_fn(dict(weights), model)
+        except (RuntimeError, KeyError, ValueError, AttributeError) as error:
+            raise BundleError(f"{path} does not fit the model: {error}") from error
     known = model.state_dict()
     notes = [
         f"{name} was resized from {tuple(sizes[name])} to {tuple(tensor.shape)}"

@@ -57,7 +57,7 @@ class Sample:
 
 
 def samples_of(bundle: Bundle, split: Split) -> list[Sample]:
-    """A dozen images of `split` with the answers of the chosen candidate: the surest wrong ones, the rest right ones."""
+    """A dozen images of `split` as the chosen candidate answers them: the surest mistakes, and right ones."""
     chosen = np.linspace(0, len(split) - 1, min(_ASKED, len(split))).round().astype(np.int64).tolist()
     named = ((str(index), lambda index=index: split.images.load(index)) for index in chosen)
     answers = [a for a in Predictor(bundle).answers(named, batch_size=16) if a.error is None]
@@ -85,7 +85,11 @@ def write_report(bundle: Bundle, samples: Sequence[Sample] = ()) -> Path:
         The file.
     """
     environment = Environment(
-        loader=PackageLoader("anyvit.deploy"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("anyvit.deploy"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"cost": _cost, "share": _share}
     page = environment.get_template("report.html.j2").render(_content(bundle, samples))

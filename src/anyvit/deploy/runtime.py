@@ -76,8 +76,7 @@ class Predictor:
             BudgetError: No candidate is inside `budget`.
             SettingError: `top_k` or `batch_size` is below 1.
         """
-        single = isinstance(images, str | Path | bytes | Image.Image)
-        sources = [images] if single else images
+        sources = [images] if isinstance(images, str | Path | bytes | Image.Image) else images
         named = (_named(source, index) for index, source in enumerate(sources))
         return list(self.answers(named, budget=budget, top_k=top_k, batch_size=batch_size))
 

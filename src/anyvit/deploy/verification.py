@@ -63,7 +63,9 @@ class Verification:
         )
 
 
-def verify(path: Path, model: nn.Module, classes: Sequence[str], preprocessing: Preprocessing, split: Split) -> Verification:
+def verify(
+    path: Path, model: nn.Module, classes: Sequence[str], preprocessing: Preprocessing, split: Split
+) -> Verification:
     """Ask an exported model and the one it came from about the same image files.
 
     Args:

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from anyvit.backends import BACKENDS, backend_named
 from anyvit.costs.budget import Budget
 from anyvit.costs.device import this_device
@@ -86,20 +88,8 @@ def fit(
         SettingError: An argument is out of range, or `out` holds another run.
         Interrupted: Ctrl-C; the same call resumes.
     """
-    arguments = {
-        "data": data,
-        "budget": str(Budget.parse(budget)),
-        "model": model,
-        "weights": weights,
-        "levers": levers,
-        "backends": backends,
-        "epochs": epochs,
-        "time": time,
-        "seed": seed,
-        "threads": threads,
-        "recipe": recipe,
-        "anyway": anyway,
-    }
+    asked = {name: value for name, value in locals().items() if name not in ("out", "progress")}
+    arguments = {**asked, "budget": str(Budget.parse(budget))}
     if weights and not model:
         raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
     if threads < 1:
@@ -109,13 +99,12 @@ def fit(
     with RunFolder(folder, arguments) as run:
         if run.finished:
             progress(Event("fit", f"{folder} holds this very run, finished. Choose another --out to run it again."))
-            return Bundle.load(folder)
-        dataset = _opened(data, seed, progress)
-        plan = _planned(run, dataset, arguments, progress)
-        author = Author(arguments, dataset, plan)
-        network = _started(plan.form, weights, progress)
-        training = _trained(network, author, run, deadline, progress)
-        bundle = _settled(training, author, run, progress)
+            bundle = Bundle.load(folder)
+        else:
+            dataset = _opened(data, seed, progress)
+            author = Author(arguments, dataset, _planned(run, dataset, arguments, progress))
+            training = _trained(author, run, deadline, progress)
+            bundle = _settled(training, author, run, progress)
         run.finish()
     if bundle.document["promise"]["status"] == "missed":
         raise BudgetError(missed(bundle))
@@ -155,19 +144,19 @@ def _backends(names: str) -> list[Backend]:
     return list(BACKENDS) if names == "auto" else [backend_named(name.strip()) for name in names.split(",")]
 
 
-def _started(form: Form, weights: str | None, progress: Progress) -> nn.Module:
+def _started(form: Form, weights: str | None, seed: int, progress: Progress) -> nn.Module:
     """The model that training starts from."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = form.build(pretrained=weights == "pretrained")
     if weights == "pretrained":
-        return form.build(pretrained=True)
-    network = form.build()
+        return network
     for note in load_weights(network, Path(weights)) if weights else ():
         progress(Event("model", note))
     return network
 
 
-def _trained(
-    network: nn.Module, author: Author, run: RunFolder, deadline: float | None, progress: Progress
-) -> Training:
+def _trained(author: Author, run: RunFolder, deadline: float | None, progress: Progress) -> Training:
     """Train, or go on training. A draft of the bundle is there from the first validation on, and only improves."""
     arguments, plan = author.arguments, author.plan
     name = recipe_for(plan.preprocessing.image_size, trained=arguments["weights"] is not None)
@@ -177,6 +166,7 @@ def _trained(
     seconds = None if deadline is None else deadline - clock.monotonic() - draft.seconds_to_settle()
     if seconds is not None and seconds <= 0:
         raise SettingError(f"the time {arguments['time']!r} is over before training begins. Allow more.")
+    network = _started(plan.form, arguments["weights"], arguments["seed"], progress)
     return train(
         network,
         author.dataset,

@@ -6,7 +6,7 @@ from anyvit.deploy.bundle import Bundle
 from anyvit.jobs.fit import fit
 from anyvit.protocols import Progress, silent
 
-BUDGET = "latency<=5ms"
+MODEL, BUDGET = "hydravit_small_patch2_8", "latency<=5ms, size<=1.5MB"
 
 
 def quickstart(*, out: str = "runs/quickstart", seed: int = 0, progress: Progress = silent) -> Bundle:
@@ -20,4 +20,4 @@ def quickstart(*, out: str = "runs/quickstart", seed: int = 0, progress: Progres
     Returns:
         The bundle in `out`.
     """
-    return fit("digits", budget=BUDGET, out=out, seed=seed, progress=progress)
+    return fit("digits", model=MODEL, budget=BUDGET, out=out, seed=seed, progress=progress)

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from anyvit.deploy.atomic import write_text
 from anyvit.deploy.bundle import DOCUMENT, Bundle
-from anyvit.errors import SettingError
+from anyvit.errors import AnyViTError, Interrupted, SettingError
 from anyvit.training.checkpoint import remove_checkpoints
 
 ARGUMENTS = "arguments"
@@ -27,7 +27,7 @@ ARGUMENTS = "arguments"
 class RunFolder(AbstractContextManager["RunFolder"]):
     """Opens or resumes a run in the folder `out`, for this process alone.
 
-    A run that ends before anything was decided, or because its budget is out of reach, leaves nothing behind.
+    A run that ends before anything was decided, or is refused before it has trained, leaves nothing behind.
 
     Raises:
         SettingError: Another process works in `out`, or `out` holds something else.
@@ -63,8 +63,10 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     @property
     def finished(self) -> bool:
-        """Has the run ended with a whole bundle?"""
-        return (self.out / DOCUMENT).exists() and bool(Bundle.load(self.out).document["finished"])
+        """Has the run ended, with a whole bundle and its report? What it has decided is removed last of all."""
+        if self._decided() or not (self.out / DOCUMENT).exists():
+            return False
+        return bool(Bundle.load(self.out).document["finished"])
 
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
         """The JSON value kept under `name`; made and kept now where there is none."""
@@ -75,15 +77,21 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     def finish(self) -> None:
         """Remove what a resumed run would have needed. The arguments and the logs stay."""
+        for file in self._decided():  # before the checkpoints: a crash in between must not train again
+            file.unlink()
         remove_checkpoints(self.path)
-        for file in self.path.glob("*.json"):
-            if file.stem != ARGUMENTS:
-                file.unlink()
+
+    def _decided(self) -> list[Path]:
+        return list(self.path.glob("plan-*.json"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._lock.release()
-        decided = [file for file in self.path.glob("*.json") if file.stem != ARGUMENTS]
-        if kind is not None and not decided and not self.finished:
+        if error is not None and (self._refused(error) or not self._decided()) and not self.finished:
             shutil.rmtree(self.path)
             if not any(self.out.iterdir()):
                 self.out.rmdir()
+
+    def _refused(self, error: BaseException) -> bool:
+        """Was the run refused before it had trained? What it asked for is then to be corrected."""
+        is_refusal = isinstance(error, AnyViTError) and not isinstance(error, Interrupted)
+        return is_refusal and not any(self.path.glob("*.ckpt"))

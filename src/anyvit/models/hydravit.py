@@ -38,7 +38,8 @@ class HydraViT(VisionTransformer):
     Args:
         elastic_heads: The numbers of heads it is trained for; the last is num_heads. None: a quarter of the heads up.
         separate_classifiers: Each of them has a classifier of its own, `heads.{k}`, instead of a share in one.
-        init: "timm", or "reference": linear layers and patch embedding as PyTorch makes them.
+        init: "reference": linear layers and patch embedding as PyTorch makes them, with which narrow models learn
+            sooner; or "timm".
         arguments: Those of timm's VisionTransformer.
 
     Raises:
@@ -56,7 +57,7 @@ class HydraViT(VisionTransformer):
         *,
         elastic_heads: Sequence[int] | None = None,
         separate_classifiers: bool = False,
-        init: str = "timm",
+        init: str = "reference",
         **arguments: Any,
     ) -> None:
         embed_dim, num_heads = arguments.get("embed_dim", 768), arguments.get("num_heads", 12)
@@ -380,6 +381,8 @@ def from_reference(weights: Mapping[str, Tensor], config: Mapping[str, Any] | No
                 f"embed_dim {arguments['embed_dim']} is no multiple of head_dim {head_dim}: give num_heads"
             )
         arguments["num_heads"] = arguments["embed_dim"] // head_dim
+    if arguments["img_size"] is None:
+        raise ModelError(f"a position table of {weights['pos_embed'].shape[1]} rows is no square grid: give img_size")
     try:
         model = HydraViT(**arguments)
     except TypeError as error:
@@ -402,9 +405,10 @@ def _shape_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     except KeyError as missing:
         raise ModelError(f"these are not the weights of a plain ViT: {missing} is missing") from None
     embed_dim, in_chans, height, width = patch.shape
-    side = math.isqrt(positions.shape[1])  # rows for the class token are the one too many for a square
+    rows = positions.shape[1]  # a square grid, and one for the class token
+    side = math.isqrt(rows)
     return {
-        "img_size": (side * height, side * width),
+        "img_size": (side * height, side * width) if rows - side * side in (0, 1) else None,
         "patch_size": (height, width),
         "in_chans": in_chans,
         "num_classes": weights["head.weight"].shape[0] if "head.weight" in weights else 0,
@@ -413,5 +417,5 @@ def _shape_of(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "mlp_ratio": hidden / embed_dim,
         "qkv_bias": "blocks.0.attn.qkv.bias" in weights,
         "init_values": 1.0 if "blocks.0.ls1.gamma" in weights else None,
-        "no_embed_class": side * side == positions.shape[1],
+        "no_embed_class": side * side == rows,
     }

@@ -85,7 +85,7 @@ def pareto(results: Sequence[Result], cost: str) -> list[Result]:
 
 
 def choose(results: Sequence[Result], budget: Budget) -> Result:
-    """The most accurate result inside the budget's costs; of equals the one with the smaller first cost.
+    """The most accurate result inside the budget's costs; of equals the one that is better in the first cost.
 
     Where nothing is evaluated yet, more parameters stand for more accuracy.
 
@@ -101,7 +101,8 @@ def choose(results: Sequence[Result], budget: Budget) -> Result:
 def _size_first(result: Result, budget: Budget) -> float:
     if result.accuracy is None:
         return result.costs["params"]
-    return -result.costs[primary_cost(budget)]
+    cost = primary_cost(budget)
+    return result.costs[cost] if cost == "throughput" else -result.costs[cost]
 
 
 def closest(results: Sequence[Result], budget: Budget) -> Result:

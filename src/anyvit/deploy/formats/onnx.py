@@ -33,7 +33,7 @@ class Onnx:
 
     name, target, model = "onnx", "model.onnx", ""
     how_to_read = (
-        "python -c \"import onnxruntime as o; "
+        'python -c "import onnxruntime as o; '
         "print(o.InferenceSession('{target}').get_modelmeta().custom_metadata_map['script'])\""
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -20,9 +19,7 @@ class OpenVino:
     def write(self, model: nn.Module, example: Tensor, texts: Texts, target: Path) -> None:
         import openvino  # slow to load, and only needed here
 
-        content = io.BytesIO()
-        onnx_program(model, example).save(content, external_data=False)
-        graph = openvino.Core().read_model(content.getvalue())
+        graph = openvino.Core().read_model(onnx_program(model, example).model_proto.SerializeToString())
         for name, text in texts.by_name().items():
             graph.set_rt_info(text, ["anyvit", name])
         target.mkdir()

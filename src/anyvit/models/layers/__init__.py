@@ -1,1 +1,1 @@
-"""."""
+"""Bricks that several families of models share."""

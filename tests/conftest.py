@@ -1,0 +1,65 @@
+"""What the tests of several rooms share: a small folder of pictures, hasty timing, and one finished run."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import anyvit
+
+TINY = "hydravit_tiny_patch2_8"
+HASTY = {"warmup_runs": 1, "warmup_s": 0.0, "runs": 3, "rounds": 1, "min_time_s": 0.0}
+"""Timing for tests that need a figure, whatever it is."""
+
+
+@contextmanager
+def hurried():
+    """A run that prices its candidates in a moment."""
+    from anyvit.jobs import plan
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plan, "GLANCE", HASTY)
+        patch.setattr(plan, "RANKING", HASTY)
+        yield
+
+
+@pytest.fixture
+def hasty():
+    with hurried():
+        yield
+
+
+def write_photos(folder, counts, *, seed=0):
+    """Noisy 8 px pictures in a folder per class; the first class is dark and the last one is light."""
+    random = np.random.default_rng(seed)
+    for place, (name, count) in enumerate(counts.items()):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        base = 40 + 170 * place / max(1, len(counts) - 1)
+        for number in range(count):
+            pixels = np.clip(random.normal(base, 20, (8, 8, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Forty pictures of two classes that are easily told apart. Tests read them and do not change them."""
+    return write_photos(tmp_path_factory.mktemp("data") / "photos", {"dark": 20, "light": 20})
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory):
+    """The bundle of a short run on digits. Tests read it and do not change it."""
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    with hurried():
+        return anyvit.fit("digits", model=TINY, budget="params<=1M", epochs=2, out=str(out))
+
+
+@pytest.fixture
+def own_bundle(finished, tmp_path):
+    """The folder of a copy of it, to change."""
+    return shutil.copytree(finished.folder, tmp_path / "bundle")
