@@ -38,7 +38,7 @@ def run(monkeypatch, capfd):
 def test_fit_predict_evaluate_export_on_a_folder_of_pictures(run, photos, tmp_path, hasty):
     """The commands of the README, on a folder of photographs."""
     out = tmp_path / "runs" / "photos"
-    status, shown, progress = run("fit", photos, "--budget", "params<=1M", "--model", TINY, "--epochs", 60, "--out", out)
+    status, shown, progress = run("fit", photos, "--budget", "params<=1M", "--model", TINY, "--epochs", 30, "--out", out)
     assert status == 0
     assert "* chosen: " in shown
     assert "kept: params<=1M, measured again: " in shown
@@ -171,7 +171,7 @@ def test_an_error_is_one_line_and_an_exit_status(run, tmp_path, monkeypatch, wor
     assert len(lines) == 1
     assert said in lines[0]
     assert "Traceback" not in err
-    assert not list(tmp_path.rglob("*"))
+    assert not [path for path in tmp_path.rglob("*") if path.name != "runs"]
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("fit", "--help")])
@@ -183,7 +183,7 @@ def test_help(words):
 def test_what_typer_refuses_has_status_two(run):
     status, _, err = run("fit", "digits", "--epochs", "many")
     assert status == 2
-    assert "'many' is not a valid float" in err
+    assert "Invalid value for '--epochs'" in err
 
 
 @pytest.mark.parametrize(

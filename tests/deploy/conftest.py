@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from anyvit.deploy.runtime import threads
 from tests.deploy.tiny import write_tiny
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Models this small lose time to threads."""
+    with threads(1):
+        yield
 
 
 @pytest.fixture(scope="session")

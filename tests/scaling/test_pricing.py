@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from anyvit.backends import BACKENDS
 from anyvit.costs.counts import count_params
 from anyvit.models import create_model
 from anyvit.protocols import Device
 from anyvit.scaling.pricing import THROUGHPUT_BATCH, Conditions, count, price
 from anyvit.scaling.search import candidates, reshape
 from anyvit.scaling.shrink import LEVERS
-from anyvit.backends import BACKENDS
 
 HASTY = {"warmup_runs": 1, "warmup_s": 0, "runs": 3, "rounds": 1, "min_time_s": 0}
 

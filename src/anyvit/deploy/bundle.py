@@ -28,9 +28,9 @@ from anyvit.backends import backend_named
 from anyvit.costs.budget import Bound, Budget, format_cost
 from anyvit.costs.device import this_device
 from anyvit.data.preprocessing import Preprocessing
-from anyvit.deploy.atomic import PARTIAL, put_in_place, remove_partial, write_file, write_text
 from anyvit.deploy.document import DOCUMENT, REMEDY, SCHEMA, read_document, to_text
 from anyvit.errors import BudgetError, BundleError, SettingError, unknown
+from anyvit.files import PARTIAL, put_in_place, remove_partial, write_file, write_text
 from anyvit.protocols import Runner
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.form import Form

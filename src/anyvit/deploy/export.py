@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from anyvit.data import Split
 from anyvit.deploy import standalone
-from anyvit.deploy.atomic import PARTIAL, put_in_place
 from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.formats import Format, Texts
 from anyvit.deploy.verification import ENOUGH, Verification, verify
 from anyvit.errors import ExportError, SettingError
+from anyvit.files import PARTIAL, put_in_place
 from anyvit.models.contract import is_plain_vit
 from anyvit.models.hydravit import HydraViT
 from anyvit.models.layers.sliceable import extracted

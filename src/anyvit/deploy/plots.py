@@ -63,7 +63,7 @@ def training_plot(history: Sequence[Mapping[str, float]]) -> str | None:
     upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
     lower.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
     if names:
-        upper.legend(loc="lower right", fontsize=_SMALL, frameon=False, labelcolor=INK)
+        upper.legend(loc="best", fontsize=_SMALL, frameon=False, labelcolor=INK)
     lower.plot(*losses, color=MUTED)
     return _svg(figure, "training", "Accuracy in validation and loss over the epochs of the training.")
 

@@ -16,10 +16,10 @@ from PIL import Image
 
 from anyvit.costs.budget import COSTS, Bound, Budget, format_cost
 from anyvit.data import Split
-from anyvit.deploy.atomic import write_text
 from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.plots import pareto_plot, training_plot
 from anyvit.deploy.runtime import Prediction, Predictor
+from anyvit.files import write_text
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.search import TIMED, pareto
 

@@ -16,9 +16,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from anyvit.deploy.atomic import write_text
 from anyvit.deploy.bundle import DOCUMENT, Bundle
 from anyvit.errors import AnyViTError, Interrupted, SettingError
+from anyvit.files import write_text
 from anyvit.training.checkpoint import remove_checkpoints
 
 ARGUMENTS = "arguments"
@@ -86,6 +86,12 @@ class RunFolder(AbstractContextManager["RunFolder"]):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._lock.release()
+        self._tidy(error)
+        if kind is KeyboardInterrupt:
+            raise Interrupted("stopped. The same command goes on from there.") from None
+
+    def _tidy(self, error: BaseException | None) -> None:
+        """Leave nothing of a run that came to nothing."""
         if error is not None and (self._refused(error) or not self._decided()) and not self.finished:
             shutil.rmtree(self.path)
             if not any(self.out.iterdir()):

@@ -9,7 +9,7 @@ other bounds.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from anyvit.costs.budget import Bound, Budget, format_cost
@@ -38,12 +38,22 @@ def choose_preset(image_size: int, budget: Budget, ends: Ends) -> Choice:
     """
     sizes = sorted({preset.image_size for preset in PRESETS.values()})
     nearest = min(sizes, key=lambda size: abs(math.log(size / image_size)))
+    latency = next((bound for bound in budget.cost_bounds() if bound.cost in TIMED), None)
     refusal = None
     for size in sorted((size for size in sizes if size <= nearest), reverse=True):
-        priced = {preset: ends(preset.name) for preset in PRESETS.values() if preset.image_size == size}
-        able = {preset: results for preset, results in priced.items() if any(within(r, budget) for r in results)}
+        presets = [preset for preset in PRESETS.values() if preset.image_size == size]
+        why = f"{size} px is the preset size nearest to the images ({image_size} px)"
+        if size < nearest:
+            why = f"no preset for {nearest} px reaches the budget, {size} px is the next smaller size"
+        small = next(preset for preset in presets if "_small_" in preset.name)
+        if latency is None and _able(ends(small.name), budget):  # the others need not be priced
+            return Choice(small, f"{why}; without a bound on latency the small one is the default")
+        priced = {preset: ends(preset.name) for preset in presets}
+        able = {preset: results for preset, results in priced.items() if _able(results, budget)}
+        if able and latency:
+            return _straddling(able, latency, why)
         if able:
-            return _best(able, budget, image_size, nearest)
+            return Choice(max(able, key=_width), f"{why}; the small one cannot keep {budget}")
         everything = [result for results in priced.values() for result in results]
         cheapest = min(priced, key=_width)
         refusal = Choice(cheapest, f"the smallest for {size} px", out_of_reach(everything, budget))
@@ -51,21 +61,15 @@ def choose_preset(image_size: int, budget: Budget, ends: Ends) -> Choice:
     return refusal
 
 
-def _best(able: dict[Preset, Sequence[Result]], budget: Budget, image_size: int, nearest: int) -> Choice:
-    size = next(iter(able)).image_size
-    why = f"{size} px is the preset size nearest to the images ({image_size} px)"
-    if size < nearest:
-        why = f"no preset for {nearest} px reaches the budget, {size} px is the next smaller size"
-    latency = next((bound for bound in budget.cost_bounds() if bound.cost in TIMED), None)
-    if latency:
-        preset = min(able, key=lambda preset: _off_centre(able[preset], latency))
-        costs = [result.costs[latency.cost] for result in able[preset]]
-        span = f"{format_cost(latency.cost, min(costs))} to {format_cost(latency.cost, max(costs))}"
-        return Choice(preset, f"{why}; its candidates span {span}, which best straddles {latency}")
-    small = next((preset for preset in able if "_small_" in preset.name), None)
-    if small:
-        return Choice(small, f"{why}; without a bound on latency the small one is the default")
-    return Choice(max(able, key=_width), f"{why}; the small one cannot keep {budget}")
+def _able(results: Sequence[Result], budget: Budget) -> bool:
+    return any(within(result, budget) for result in results)
+
+
+def _straddling(able: Mapping[Preset, Sequence[Result]], latency: Bound, why: str) -> Choice:
+    preset = min(able, key=lambda preset: _off_centre(able[preset], latency))
+    costs = [result.costs[latency.cost] for result in able[preset]]
+    span = f"{format_cost(latency.cost, min(costs))} to {format_cost(latency.cost, max(costs))}"
+    return Choice(preset, f"{why}; its candidates span {span}, which best straddles {latency}")
 
 
 def _off_centre(results: Sequence[Result], bound: Bound) -> float:
