@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from interleaved import Spread, write_result
 from torch import nn
 
 from anyvit.backends import BACKENDS
@@ -31,6 +30,7 @@ from anyvit.jobs.settle import settle
 from anyvit.protocols import Event, silent
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.shrink import lever_named
+from interleaved import Spread, write_result
 
 DATA = open_data("digits")
 WORDS = "not keep"  # what `settle` says of a candidate that it passes over
@@ -67,6 +67,7 @@ def measured_again(bundle: Bundle) -> float:
 
 
 def main() -> None:
+    """Promise each budget, measure again, and keep the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="hydravit_small_patch2_8")
     parser.add_argument("--budgets", type=int, default=10)
@@ -94,7 +95,9 @@ def main() -> None:
                 "passed_over": passed_over,
             }
             entries.append(entry)
-            print(f"{entry['budget']}: {entry['candidate']}, {entry['promise']}, again {1e3 * again:.3f} ms", flush=True)
+            print(
+                f"{finding['bound']}: {bundle.chosen.id}, {promise['status']}, again {1e3 * again:.3f} ms", flush=True
+            )
     made = [entry for entry in entries if entry["promise"] == "kept"]
     held = sum(entry["holds"] for entry in made)
     print(f"{len(made)} promises for {len(entries)} budgets; {held} hold when measured again")

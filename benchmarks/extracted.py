@@ -1,15 +1,17 @@
 """Extracted subnetworks run as fast as timm's plain ViT of the same shape: the ratio of their speeds is 1.0.
 
     python benchmarks/extracted.py
+
+Both sides have the same weights, and give the same answer to the bit.
 """
 
 from __future__ import annotations
 
 import torch
-from interleaved import Effort, Sides, images, plain_vit, ratio, times, write_result
 
 from anyvit.backends import TorchEager
 from anyvit.models import create_model
+from interleaved import Effort, Sides, images, plain_vit, ratio, times, write_result
 
 CASES = (  # preset, heads, batch
     ("hydravit_small_patch4_32", 2, 1),
@@ -24,7 +26,7 @@ CASES = (  # preset, heads, batch
 
 
 def sides(preset: str, heads: int, batch: int) -> Sides:
-    """Both with the same weights, so that they must give the same answer."""
+    """A subnetwork cut out of a preset, and what timm builds in its shape."""
     inputs, torch_eager = images(preset, batch), TorchEager()
     extracted = create_model(preset).eval().extract(heads)
     plain = plain_vit(preset, heads)
@@ -35,6 +37,7 @@ def sides(preset: str, heads: int, batch: int) -> Sides:
 
 
 def main() -> None:
+    """Time every case, and keep the result."""
     effort, quick = Effort.asked(__doc__)
     cases = []
     for preset, heads, batch in CASES:

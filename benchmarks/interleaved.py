@@ -48,7 +48,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of the turns, with an interval that holds it in about 95 of 100 cases, and the smallest and largest."""
+    """The median of the turns with its approximate 95 % interval, and the smallest and largest."""
 
     median: float
     low: float

@@ -9,11 +9,11 @@ of matrix products and convolutions; norms, softmax and GELU count as nothing, s
 from __future__ import annotations
 
 import torch
-from interleaved import Effort, Sides, Spread, images, ratio, times, write_result
 
 from anyvit.backends import TorchEager
 from anyvit.costs.counts import count_macs
 from anyvit.models import PRESETS, create_model
+from interleaved import Effort, Sides, Spread, images, ratio, times, write_result
 
 PRECISIONS = {"float32": {}, "bfloat16": {"precision": "bfloat16"}}
 PRODUCTS = (256, 512, 1024)  # rows and columns
@@ -28,6 +28,7 @@ CASES = (  # preset, batch
 
 
 def sides(precision: str) -> Sides:
+    """Matrix products by their size, and the full models of the cases by preset and batch."""
     calls = {str(size): _product(size, getattr(torch, precision)) for size in PRODUCTS}
     for preset, batch in CASES:
         inputs = images(preset, batch)
@@ -43,6 +44,7 @@ def _product(size: int, dtype: torch.dtype):
 
 
 def main() -> None:
+    """Time products and models in the same turns, and keep the shares."""
     effort, quick = Effort.asked(__doc__)
     result = {}
     for precision in PRECISIONS:

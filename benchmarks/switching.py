@@ -11,11 +11,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from interleaved import Effort, Sides, Spread, images, plain_vit, ratio, times, write_result
 from safetensors.torch import load_file, save_file
 
 from anyvit.backends import TorchEager
 from anyvit.models import create_model
+from interleaved import Effort, Sides, Spread, images, plain_vit, ratio, times, write_result
 
 CASES = (  # preset, two numbers of heads
     ("hydravit_small_patch2_8", 3, 5),
@@ -25,6 +25,7 @@ CASES = (  # preset, two numbers of heads
 
 
 def sides(preset: str, first: int, second: int, file: Path) -> Sides:
+    """Calls of two held subnetworks, and two ways to come by one that is not held."""
     inputs, torch_eager = images(preset, 1), TorchEager()
     model = create_model(preset).eval()
     one, other = (torch_eager.prepare(model.subnetwork(heads), {}, inputs) for heads in (first, second))
@@ -45,6 +46,7 @@ def sides(preset: str, first: int, second: int, file: Path) -> Sides:
 
 
 def main() -> None:
+    """Time every case, and keep the result."""
     effort, quick = Effort.asked(__doc__)
     cases = []
     with tempfile.TemporaryDirectory() as folder:

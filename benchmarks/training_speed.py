@@ -12,12 +12,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from interleaved import Effort, Sides, Spread, images, plain_vit, ratio, times, write_result
 from torch import nn
 
 from anyvit.models import PRESETS, create_model
 from anyvit.training.objectives import Classification, ElasticClassification, Objective
 from anyvit.training.objectives.sampler import HeadSampler
+from interleaved import Effort, Sides, Spread, images, plain_vit, ratio, times, write_result
 
 PRESET, BATCH, CLASSES = "hydravit_small_patch4_32", 32, 1000
 
@@ -49,6 +49,7 @@ def one_of_each(heads: tuple[int, ...]) -> list[int]:
 
 
 def sides() -> Sides:
+    """The three loops, each on weights of its own."""
     full = PRESETS[PRESET].num_heads
     heads = create_model(PRESET).elastic_heads
     steps = one_of_each(heads)
@@ -61,6 +62,7 @@ def sides() -> Sides:
 
 
 def main() -> None:
+    """Time the three loops in turn, and keep the result."""
     effort, quick = Effort.asked(__doc__)
     series = times(sides, replace(effort, turns=min(effort.turns, 3)))
     speed = {name: ratio(series["plain"], series[name]) for name in ("uniform", "always full")}

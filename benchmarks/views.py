@@ -1,15 +1,17 @@
 """Run-time subnetworks, which are views of the full weights, run at least 0.95 times as fast as extracted ones.
 
     python benchmarks/views.py
+
+Only the weights of query, key and value are laid out anew at each call; all others are read where they lie.
 """
 
 from __future__ import annotations
 
 import torch
-from interleaved import Effort, Sides, images, ratio, times, write_result
 
 from anyvit.backends import TorchEager
 from anyvit.models import create_model
+from interleaved import Effort, Sides, images, ratio, times, write_result
 
 CASES = (  # preset, heads, batch
     ("hydravit_small_patch2_8", 3, 1),
@@ -25,6 +27,7 @@ CASES = (  # preset, heads, batch
 
 
 def sides(preset: str, heads: int, batch: int) -> Sides:
+    """The same subnetwork twice, over the full weights and on its own; they must give the same answer."""
     inputs, torch_eager = images(preset, batch), TorchEager()
     model = create_model(preset).eval()
     view = torch_eager.prepare(model.subnetwork(heads), {}, inputs)
@@ -34,6 +37,7 @@ def sides(preset: str, heads: int, batch: int) -> Sides:
 
 
 def main() -> None:
+    """Time every case, and keep the result."""
     effort, quick = Effort.asked(__doc__)
     cases = []
     for preset, heads, batch in CASES:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from anyvit.errors import AnyViTError
 
@@ -13,23 +15,38 @@ PARTIAL = ".partial-"
 """How the name of everything unfinished begins."""
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all. A crash leaves at most a file that `remove_partial` finds.
+@contextmanager
+def whole_file(path: Path, *, previous: Path | None = None) -> Iterator[IO[bytes]]:
+    """Write `path` in the body of a `with`, whole or not at all; what stood there becomes `previous`, if one is named.
 
-    Raises:
-        AnyViTError: The disk is full, or not to be written to.
+    A crash leaves at most a file that `remove_partial` finds.
     """
     partial = path.with_name(PARTIAL + path.name)
     try:
         with partial.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            path.replace(previous)
         partial.replace(path)
         sync_folder(path.parent)
-    except OSError as error:
+    except BaseException:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write `content` to `path`, whole or not at all.
+
+    Raises:
+        AnyViTError: The disk is full, or not to be written to.
+    """
+    try:
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
         raise AnyViTError(f"{path} cannot be written ({error.strerror}). What was there before is whole.") from error
 
 

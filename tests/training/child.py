@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from anyvit.data.preprocessing import Preprocessing
+from anyvit.training import run as run_module
 from anyvit.training import trainer
 from anyvit.training.objectives.elastic import ElasticClassification
 from anyvit.training.recipes import RECIPES
@@ -26,7 +27,7 @@ EPOCHS = 6
 
 def run(folder: Path, workers: int) -> None:
     torch.set_num_threads(1)
-    trainer._CHECKPOINT_EVERY_S, trainer._CHECKPOINT_SHARE = 0.02, 1
+    run_module._CHECKPOINT_EVERY_S, run_module._CHECKPOINT_SHARE = 0.02, 1
     training = trainer.train(
         tiny_model(),
         tinted_data(),

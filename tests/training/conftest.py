@@ -25,7 +25,9 @@ def tinted_data():
 
 def tiny_model():
     torch.manual_seed(0)
-    return HydraViT(img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=3, num_classes=4, elastic_heads=(1, 2, 3))
+    return HydraViT(
+        img_size=8, patch_size=4, embed_dim=12, depth=2, num_heads=3, num_classes=4, elastic_heads=(1, 2, 3)
+    )
 
 
 @pytest.fixture

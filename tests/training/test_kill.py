@@ -34,13 +34,13 @@ class Trainings:
 
 @pytest.fixture(scope="module")
 def trainings():
-    elsewhere = "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"  # another file system than pytest's, where there is one
+    other_file_system = "/dev/shm" if Path("/dev/shm").is_dir() else "/tmp"
     with subprocess.Popen(
         [sys.executable, "-m", "tests.training.child"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": elsewhere},
+        env={**os.environ, "TMPDIR": other_file_system},
         cwd=Path(__file__).parents[2],
     ) as process:
         yield Trainings(process)

@@ -43,7 +43,8 @@ def test_one_subnetwork_a_step(choice, weights, model):
 def test_sandwich_teaches_in_place(model):
     answer = model(IMAGES).softmax(1).detach()
     expected = F.cross_entropy(model(IMAGES), TARGETS)
-    expected = expected + F.cross_entropy(model(IMAGES, heads=1), answer) + F.cross_entropy(model(IMAGES, heads=2), answer)
+    for heads in (1, 2):
+        expected = expected + F.cross_entropy(model(IMAGES, heads=heads), answer)
     loss, _ = ElasticClassification("sandwich").loss(model, IMAGES, TARGETS, step=0)
     torch.testing.assert_close(loss, expected)
     one = type(model)(img_size=8, embed_dim=12, num_heads=3, depth=1, patch_size=4, num_classes=4, elastic_heads=(3,))
@@ -66,8 +67,8 @@ def test_processes_draw_apart_unless_told(model, monkeypatch):
     ("options", "words"),
     [
         ({"choice": "sandwhich"}, r"unknown choice of subnetworks 'sandwhich'. Did you mean 'sandwich'\?"),
-        ({"choice": "weighted"}, "weights go with choice 'weighted' and no other, not None with 'weighted'"),
-        ({"weights": (1, 2)}, "weights go with choice 'weighted' and no other"),
+        ({"choice": "weighted"}, "weights go with choice 'weighted' alone, not None with 'weighted'"),
+        ({"weights": (1, 2)}, "weights go with choice 'weighted' alone"),
     ],
 )
 def test_options_are_checked(options, words):

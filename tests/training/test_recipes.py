@@ -48,7 +48,7 @@ def test_file_says_what_is_wrong(tmp_path, text, words):
 def test_missing_things_are_named(tmp_path):
     with pytest.raises(SettingError, match="cannot be read: No such file"):
         find_recipe(str(tmp_path / "none.json"))
-    with pytest.raises(SettingError, match=r"unknown recipe 'scrach'. Did you mean 'scratch'\?.*ends in .json or .toml"):
+    with pytest.raises(SettingError, match=r"unknown recipe 'scrach'. Did you mean 'scratch'\?.* .json or .toml"):
         find_recipe("scrach")
     (tmp_path / "list.json").write_text("[1]")
     with pytest.raises(SettingError, match="must hold names and values"):

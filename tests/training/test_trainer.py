@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from anyvit.data.loading import evaluation_batches
 from anyvit.errors import AnyViTError, Interrupted, SettingError
+from anyvit.training import run as run_module
 from anyvit.training import trainer as trainer_module
 from anyvit.training.checkpoint import LAST, PREVIOUS, read_checkpoint
 from anyvit.training.objectives.classification import Classification
@@ -56,7 +57,8 @@ def test_training_learns_and_leaves_the_model_it_is_given(start, model, data, pr
         assert not averaged.training
         (images, labels), *_ = evaluation_batches(data.splits["val"], preprocessing)
         with torch.inference_mode():
-            return {f"accuracy/{heads}": (averaged(images, heads=heads).argmax(1) == labels).float().mean() for heads in (1, 3)}
+            answers = {heads: averaged(images, heads=heads).argmax(1) for heads in (1, 3)}
+        return {f"accuracy/{heads}": (answer == labels).float().mean() for heads, answer in answers.items()}
 
     training = start(epochs=30, validate=validate)
     assert same(before, model.state_dict())
@@ -131,7 +133,7 @@ def test_ctrl_c_is_resumed_exactly(start, tmp_path, moment):
         return {}
 
     whole = start(folder=tmp_path / "whole", objective=Classification())
-    with pytest.raises(Interrupted, match=rf"stopped after {7 if moment == 'step' else 8} steps.* same command goes on"):
+    with pytest.raises(Interrupted, match=rf"stopped after {7 if moment == 'step' else 8} steps.* same command"):
         start(objective=Pressing() if moment == "step" else Classification(), validate=validate)
     seen = []
     resumed = start(objective=Classification(), validate=lambda model, step: seen.append(step) or {})
@@ -156,7 +158,7 @@ def test_divergence_is_said_and_nothing_is_lost(start, tmp_path, bad):
             loss, figures = super().loss(model, images, targets, step=step)
             return loss * (bad if step == 6 else 1), figures
 
-    with pytest.raises(SettingError, match=r"diverged: at step 6 the loss is (nan|inf), with a learning rate of .* lower lr than 0.005"):
+    with pytest.raises(SettingError, match=r"diverged: at step 6 the loss is (nan|inf).* lower lr than 0.005"):
         start(objective=Diverging())
     assert read_checkpoint(tmp_path / "run")["global_step"] == 4
 
@@ -203,7 +205,7 @@ def test_other_settings_do_not_resume(start):
     start()
     with pytest.raises(SettingError, match="holds a training with epochs 3, not 4"):
         start(epochs=4)
-    with pytest.raises(SettingError, match="holds a training with lr 0.005, not 0.001"):
+    with pytest.raises(SettingError, match=r"holds a training with lr 0.005, not 0.001"):
         start(recipe=dataclasses.replace(RECIPE, lr=1e-3))
 
 
@@ -233,8 +235,8 @@ def test_recipe_says_how_long_where_nobody_else_does(start):
 
 def test_checkpoints_come_between_validations(start, monkeypatch):
     steps = []
-    monkeypatch.setattr(trainer_module, "_CHECKPOINT_EVERY_S", 0.0)
-    monkeypatch.setattr(trainer_module, "_CHECKPOINT_SHARE", 1.0)
+    monkeypatch.setattr(run_module, "_CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(run_module, "_CHECKPOINT_SHARE", 1.0)
     monkeypatch.setattr(
         trainer_module, "write_checkpoint", lambda folder, checkpoint: steps.append(checkpoint["global_step"])
     )

@@ -1,4 +1,4 @@
-"""Read weights that others published or trained: the one place that opens a PyTorch checkpoint, and never unpickles."""
+"""Read weights that others published or trained: safetensors or PyTorch files, never unpickled."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anyvit.errors import BundleError, SettingError, unknown
 from anyvit.models import hydravit
+from anyvit.training.checkpoint import load_tensors
 
 Weights = Mapping[str, Tensor]
 
@@ -76,8 +76,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals([argparse.Namespace]):  # training scripts keep their arguments beside
-            held = torch.load(path, map_location="cpu", weights_only=True)
+        held = load_tensors(path, allow=[argparse.Namespace])  # training scripts keep their arguments beside
     except SafetensorError as error:
         raise BundleError(f"{path} is damaged, or no safetensors file: {error}") from error
     except Exception as error:  # torch.load raises many kinds, for a damaged file as for a forbidden object

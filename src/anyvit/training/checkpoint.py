@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
 from anyvit.errors import AnyViTError, BundleError, SettingError
+from anyvit.files import remove_partial, whole_file, write_text
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 _SETTINGS = "training.json"
-_PARTIAL = ".partial-"
 
 
 def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
@@ -29,8 +28,17 @@ def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         AnyViTError: The disk is full, or not to be written to. The last one is as it was.
     """
-    with _whole_file(folder / LAST, previous=folder / PREVIOUS) as file:
-        torch.save(checkpoint, file)  # noqa: TID251  (the run's own state, removed when the run ends)
+    with system_errors_named(folder), whole_file(folder / LAST, previous=folder / PREVIOUS) as file:
+        torch.save(checkpoint, file)
+
+
+def load_tensors(path: Path, *, allow: Sequence[type] = ()) -> Any:
+    """What a PyTorch file holds, on the CPU: tensors and plain values. Other objects are not built, but for `allow`.
+
+    The one place that calls `torch.load`. What it raises on a damaged file or a forbidden object is not specified.
+    """
+    with torch.serialization.safe_globals(list(allow)):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
@@ -42,7 +50,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     found = [folder / name for name in (LAST, PREVIOUS) if (folder / name).exists()]
     for file in found:
         try:
-            return torch.load(file, map_location="cpu", weights_only=True)  # noqa: TID251  (the same)
+            return load_tensors(file)
         except Exception:  # what PyTorch raises on a damaged file is not specified
             continue
     if found:
@@ -53,22 +61,22 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all that a training in `folder` would be resumed from."""
+    remove_partial(folder)
     for name in (LAST, PREVIOUS, _SETTINGS):
-        for file in (folder / name, folder / f"{_PARTIAL}{name}"):
-            file.unlink(missing_ok=True)
+        (folder / name).unlink(missing_ok=True)
 
 
-def recall_precision(folder: Path, settings: Mapping[str, Any], choose: Callable[[], str]) -> str:
-    """The precision that the training in `folder` was started with; chosen and kept now where none was started.
+def recall(folder: Path, settings: Mapping[str, Any], decide: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What was decided when the training in `folder` was started; decided and kept now where none was started.
 
     Raises:
         SettingError: It was started with other settings.
     """
     file = folder / _SETTINGS
     if not file.exists():
-        record = {"precision": choose(), "settings": settings}
-        with _whole_file(file) as target:
-            target.write(json.dumps(record, indent=2).encode())
+        record = {"decided": decide(), "settings": settings}
+        with system_errors_named(folder):
+            write_text(file, json.dumps(record, indent=2))
     record = json.loads(file.read_text(encoding="utf-8"))
     for name, value in json.loads(json.dumps(settings)).items():
         before = record["settings"].get(name)
@@ -77,7 +85,7 @@ def recall_precision(folder: Path, settings: Mapping[str, Any], choose: Callable
                 f"{folder} holds a training with {name} {before!r}, not {value!r}: "
                 "repeat the same to resume it, or choose another folder."
             )
-    return record["precision"]
+    return record["decided"]
 
 
 @contextmanager
@@ -98,33 +106,7 @@ def system_errors_named(folder: Path) -> Iterator[None]:
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
-@contextmanager
-def _whole_file(path: Path, previous: Path | None = None) -> Iterator[IO[bytes]]:
-    partial = path.with_name(f"{_PARTIAL}{path.name}")
-    try:
-        with system_errors_named(path.parent):
-            with partial.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            if previous is not None and path.exists():
-                path.replace(previous)
-            partial.replace(path)
-            _sync_folder(path.parent)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def _system_error(error: BaseException | None) -> OSError | None:
     while error is not None and not isinstance(error, OSError):  # PyTorch may wrap it in one of its own
         error = error.__cause__ or error.__context__
     return error
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":  # Windows cannot sync folders, and needs not
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

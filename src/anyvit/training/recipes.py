@@ -14,7 +14,7 @@ from anyvit.data.augmentation import Augmentation
 from anyvit.errors import SettingError, unknown
 
 
-def _within(low: float, high: float) -> Any:  # noqa: ANN401  (dataclasses types a field as its value)
+def _within(low: float, high: float) -> Any:
     return field(metadata={"range": (low, high)})
 
 

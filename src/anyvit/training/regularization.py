@@ -5,8 +5,7 @@ Randomness comes from PyTorch's generator, which the trainer seeds before each s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
+import numpy as np
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ class SoftTargets:
         class_weights: K factors of the loss, 1 on average over the training images; None: all the same.
     """
 
-    def __init__(self, recipe: Recipe, num_classes: int, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(self, recipe: Recipe, num_classes: int, class_weights: np.ndarray | None = None) -> None:
         self.num_classes = num_classes
         self.smoothing = recipe.smoothing
         self.share = recipe.mixing
@@ -44,7 +43,8 @@ class SoftTargets:
         else:
             targets = F.one_hot(labels, self.num_classes).float()
         targets = targets * (1 - self.smoothing) + self.smoothing / self.num_classes
-        if self.weights is not None:  # cross-entropy is linear in its targets: a weight of the class is one of the target
+        if self.weights is not None:
+            # cross-entropy is linear in its targets: to weigh a class is to weigh its target
             targets = targets * self.weights.to(targets.device)
         return images, targets
 

@@ -25,6 +25,7 @@ class Schedule:
     def __init__(self, epochs: float | None, seconds: float | None, steps_per_epoch: int) -> None:
         self.total_steps = max(1, round(epochs * steps_per_epoch)) if epochs is not None else None
         self.seconds = seconds
+        self.steps_per_epoch = steps_per_epoch
         self._validations = min(VALIDATIONS, math.ceil(epochs)) if epochs is not None else VALIDATIONS
         self._begun = time.monotonic()
         self._before = 0.0  # seconds of earlier sessions
@@ -75,7 +76,7 @@ class Schedule:
             self._next_validation = self.elapsed + max(self.seconds / VALIDATIONS, seconds / _SHARE_OF_TIME)
 
     def seconds_left(self, step: int, since: tuple[float, float]) -> float | None:
-        """Seconds until the end, by the clock or at the pace since a moment (elapsed, progress); None: not known yet."""
+        """Seconds until the end, by the clock or at the pace since a moment (elapsed, progress); None: not known."""
         left = [self.seconds - self.elapsed] if self.seconds is not None else []
         elapsed, gained = self.elapsed - since[0], self.progress(step) - since[1]
         if self.total_steps is not None and gained > 0:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -32,28 +31,16 @@ from anyvit.data import DataSet
 from anyvit.data.loading import steps_per_epoch, training_loader
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.errors import Interrupted, SettingError
-from anyvit.protocols import Event, Progress, silent
-from anyvit.training.checkpoint import (
-    LAST,
-    read_checkpoint,
-    recall_precision,
-    system_errors_named,
-    write_checkpoint,
-)
+from anyvit.protocols import Progress, silent
+from anyvit.training.checkpoint import LAST, read_checkpoint, recall, system_errors_named, write_checkpoint
+from anyvit.training.execution import Execution, Precision, choose_execution
 from anyvit.training.interruption import CtrlC
-from anyvit.training.meter import Meter
 from anyvit.training.objectives import Objective
-from anyvit.training.precision import choose_precision
 from anyvit.training.recipes import Recipe
 from anyvit.training.regularization import SoftTargets, set_stochastic_depth
+from anyvit.training.run import Run, Validate
 from anyvit.training.schedule import Schedule, lr_factor
 
-Validate = Callable[[nn.Module, int], Mapping[str, float]]
-"""Called with the averaged model in eval mode and the steps done; its figures go to the history."""
-
-_CHECKPOINT_EVERY_S = 60.0
-_CHECKPOINT_SHARE = 0.05  # of the time at most, for a large model on a slow disk
-_EVENT_EVERY_S = 0.25
 _EMA_SHARE = 9  # the average covers the last ninth of the run so far, so that a short run is not ruined by its start
 
 
@@ -115,26 +102,36 @@ def train(
     """
     if epochs is None and seconds is None:
         epochs = recipe.epochs
-    split = data.splits["train"]
-    epoch_steps = steps_per_epoch(split, recipe.batch_size)
-    schedule = Schedule(epochs, seconds, epoch_steps)
-    size, num_classes = preprocessing.image_size, len(data.classes)
-    with CtrlC() as ctrl_c, _quiet(), torch.random.fork_rng(devices=[]), system_errors_named(folder):
+    split, num_classes = data.splits["train"], len(data.classes)
+    with _quiet(), torch.random.fork_rng(devices=[]), system_errors_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        precision = recall_precision(
+        decided = recall(
             folder,
             _settings(model, data, objective, recipe, epochs=epochs, seed=seed),
-            lambda: choose_precision(model, objective, recipe.batch_size, size, num_classes),
+            lambda: asdict(
+                choose_execution(model, objective, recipe.batch_size, preprocessing.image_size, num_classes)
+            ),
         )
+        execution = Execution(**decided)
+        schedule = Schedule(epochs, seconds, steps_per_epoch(split, recipe.batch_size))
         targets = SoftTargets(recipe, num_classes, data.class_weights)
         learner = _Learner(model, objective, recipe, targets, schedule, seed)
-        run = _Run(folder, schedule, ctrl_c, validate, progress, epoch_steps=epoch_steps)
         checkpoint = read_checkpoint(folder)
-        if checkpoint and run.was_finished(checkpoint):
+        if checkpoint and checkpoint["callbacks"][_Hooks.state_key]["finished"]:
             learner.load_state_dict(checkpoint["state_dict"])
-            run.load_state_dict(checkpoint["callbacks"][run.state_key])
-        else:
-            trainer = _trainer(folder, precision, run, checkpoint)
+            history = checkpoint["callbacks"][_Hooks.state_key]["history"]
+            return Training(learner.ema.module.eval(), checkpoint["global_step"], history, execution.precision)
+        with CtrlC() as ctrl_c, execution.applied():
+            run = Run(
+                schedule,
+                ctrl_c,
+                validate,
+                progress,
+                averaged_model=learner.ema.module,
+                save=lambda: trainer.save_checkpoint(folder / LAST),
+                log=lambda entry: _log(trainer.loggers, entry),
+            )
+            trainer = _trainer(folder, execution.precision, _Hooks(run, learner), checkpoint)
             loader = training_loader(
                 split,
                 preprocessing,
@@ -145,7 +142,7 @@ def train(
                 workers=workers,
             )
             _fit(trainer, learner, loader, folder / LAST if checkpoint else None)
-    return Training(learner.ema.module.cpu().eval(), int(run.history[-1]["step"]), run.history, precision)
+    return Training(learner.ema.module.cpu().eval(), trainer.global_step, run.history, execution.precision)
 
 
 def _settings(
@@ -162,15 +159,15 @@ def _settings(
     }
 
 
-def _trainer(folder: Path, precision: str, run: _Run, checkpoint: dict[str, Any] | None) -> L.Trainer:
-    step = 0 if checkpoint is None else checkpoint["global_step"]
+def _trainer(folder: Path, precision: Precision, hooks: _Hooks, checkpoint: dict[str, Any] | None) -> L.Trainer:
+    step = checkpoint["global_step"] if checkpoint else 0
     return L.Trainer(
         accelerator="auto",
         devices=1,
         precision=precision,
         max_steps=-1,  # the run ends itself
         max_epochs=-1,
-        callbacks=[run],
+        callbacks=[hooks],
         plugins=[_Files(checkpoint)],
         logger=[
             CSVLogger(folder, name="logs", version=""),
@@ -224,7 +221,8 @@ class _Learner(L.LightningModule):
         self.targets = targets
         self.schedule = schedule
         self.seed = seed
-        self.figures: dict[str, float] = {}
+        self.figures: dict[str, float] = {}  # of the last step
+        self.images = 0  # in its batch
 
     @property
     def lr(self) -> float:
@@ -245,7 +243,7 @@ class _Learner(L.LightningModule):
     def on_train_start(self) -> None:
         self.model.train()
 
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         step = self.global_step
         torch.manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1, np.uint64)[0]))
         share = lr_factor(self.schedule.progress(step), warmup=self.recipe.warmup, final=self.recipe.final_lr)
@@ -254,18 +252,19 @@ class _Learner(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = self.targets(*batch)
+        self.images = len(images)
         loss, figures = self.objective.loss(self.model, images, targets, step=self.global_step)
         self.figures = {"loss": loss.item(), **figures}
         if not np.isfinite(self.figures["loss"]):
             raise self._diverged(f"the loss is {self.figures['loss']}")
         return loss
 
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:  # noqa: ANN401
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         norm = nn.utils.clip_grad_norm_(self.parameters_of_model, self.recipe.clip)
         if not torch.isfinite(norm):  # before it reaches the weights
             raise self._diverged(f"the norm of the gradient is {norm.item()}")
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.model, step=step + 1)
@@ -283,147 +282,58 @@ class _Files(CheckpointIO):
     def __init__(self, checkpoint: dict[str, Any] | None) -> None:
         self._checkpoint = checkpoint
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: ANN401
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_checkpoint(Path(path).parent, checkpoint)
 
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:  # noqa: ANN401
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         assert self._checkpoint is not None
         checkpoint, self._checkpoint = self._checkpoint, None
         return checkpoint
 
-    def remove_checkpoint(self, path: Any) -> None:  # noqa: ANN401
+    def remove_checkpoint(self, path: Any) -> None:
         raise AssertionError("checkpoints are the caller's to remove")
 
 
-class _Run(L.Callback):
-    """What happens between two steps: validation, checkpoints, logs, news, and the end."""
+class _Hooks(L.Callback):
+    """Lightning tells the run where it is."""
 
     state_key = "run"
 
-    def __init__(
-        self,
-        folder: Path,
-        schedule: Schedule,
-        ctrl_c: CtrlC,
-        validate: Validate | None,
-        progress: Progress,
-        *,
-        epoch_steps: int,
-    ) -> None:
-        self.folder = folder
-        self.schedule = schedule
-        self.ctrl_c = ctrl_c
-        self.validate = validate
-        self.progress = progress
-        self.epoch_steps = epoch_steps
-        self.meter = Meter()
-        self.history: list[dict[str, float]] = []
-        self.finished = False
+    def __init__(self, run: Run, learner: _Learner) -> None:
+        self.run = run
+        self.learner = learner
         self._in_step = False
-        self._saved_at = self._told_at = time.monotonic()
-        self._began = (0.0, 0.0)  # seconds and progress when this session began
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "elapsed": self.schedule.elapsed,
-            "validation_seconds": self.schedule.validation_seconds,
-            "meter": self.meter.state_dict(),
-            "history": self.history,
-            "finished": self.finished,
-        }
+        return self.run.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.schedule.resume(state_dict["elapsed"], state_dict["validation_seconds"])
-        self.meter.load_state_dict(state_dict["meter"])
-        self.history = state_dict["history"]
-        self.finished = state_dict["finished"]
+        self.run.load_state_dict(state_dict)
 
-    def was_finished(self, checkpoint: dict[str, Any]) -> bool:
-        """Whether `checkpoint` is the end of its run."""
-        return checkpoint["callbacks"][self.state_key]["finished"]
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self.run.begin(trainer.global_step, self.learner.lr)
+        trainer.should_stop = self.run.finished
 
-    def on_train_start(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        csv_logger, *_ = trainer.loggers
-        for entry in self.history:  # Lightning starts its CSV file anew
-            _log(csv_logger, entry)
-        self._began = (self.schedule.elapsed, self.schedule.progress(trainer.global_step))
-        self._between_steps(trainer, learner)
-
-    def on_train_batch_start(self, *_: Any) -> None:  # noqa: ANN401
+    def on_train_batch_start(self, *_: Any) -> None:
         self._in_step = True
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, learner: L.LightningModule, outputs: Any, batch: Any, batch_idx: int  # noqa: ANN401
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         self._in_step = False
-        self.meter.add(learner.figures, images=len(batch[1]))
-        self.schedule.step_seconds = self.meter.slowest
-        self._between_steps(trainer, learner)
+        learner = self.learner
+        self.run.step_done(trainer.global_step, learner.lr, learner.figures, images=learner.images)
+        trainer.should_stop = self.run.finished
 
     def on_exception(self, trainer: L.Trainer, learner: L.LightningModule, exception: BaseException) -> None:
         stopped = isinstance(exception, (Interrupted, KeyboardInterrupt, SystemExit))
         if stopped and not self._in_step and trainer.global_step:
-            self._save(trainer)
-
-    def _between_steps(self, trainer: L.Trainer, learner: L.LightningModule) -> None:
-        step = trainer.global_step
-        finished = self.schedule.finished(step)
-        validated = bool(self.history) and self.history[-1]["step"] == step
-        if not validated and (finished or self.schedule.validation_due(step)):
-            self._validate(trainer, learner, step)
-            finished = self.schedule.finished(step)
-            self._save(trainer, finished=finished)
-        elif finished or self._checkpoint_due():
-            self._save(trainer, finished=finished)
-        trainer.should_stop = finished
-        self._tell(step)
-        self.meter.go_on()  # what was done here is no part of the next step
-        self.ctrl_c.check()
-
-    def _validate(self, trainer: L.Trainer, learner: L.LightningModule, step: int) -> None:
-        begun = time.monotonic()
-        with self.ctrl_c.may_raise():
-            figures = self.validate(learner.ema.module.eval(), step) if self.validate else {}
-        self.schedule.validated(time.monotonic() - begun)
-        entry = {
-            "step": step,
-            "epoch": step / self.epoch_steps,
-            "seconds": self.schedule.elapsed,
-            "lr": learner.lr,
-            **self.meter.take(),
-            **{name: float(value) for name, value in figures.items()},
-        }
-        self.history.append(entry)
-        for logger in trainer.loggers:
-            _log(logger, entry)
-
-    def _checkpoint_due(self) -> bool:
-        every = max(_CHECKPOINT_EVERY_S, self.schedule.checkpoint_seconds / _CHECKPOINT_SHARE)
-        return time.monotonic() - self._saved_at > every
-
-    def _save(self, trainer: L.Trainer, *, finished: bool = False) -> None:
-        begun = time.monotonic()
-        self.finished = finished
-        trainer.save_checkpoint(self.folder / LAST)
-        self._saved_at = time.monotonic()
-        self.schedule.checkpoint_seconds = self._saved_at - begun
-
-    def _tell(self, step: int) -> None:
-        now = time.monotonic()
-        if now - self._told_at < _EVENT_EVERY_S and not self.finished:
-            return
-        self._told_at = now
-        known = ("step", "epoch", "seconds", "lr", "loss", "accuracy", "images_per_second")
-        last = self.history[-1] if self.history else {}
-        figures = {**self.meter.recent, **{name: value for name, value in last.items() if name not in known}}
-        done = self.schedule.progress(step)
-        self.progress(Event("train", done=done, seconds_left=self.schedule.seconds_left(step, self._began), figures=figures))
+            self.run.save()
 
 
-def _log(logger: Logger, entry: Mapping[str, float]) -> None:
+def _log(loggers: Sequence[Logger], entry: Mapping[str, float]) -> None:
     figures = {name: value for name, value in entry.items() if name != "step"}
-    logger.log_metrics(figures, step=int(entry["step"]))
-    logger.save()
+    for logger in loggers:
+        logger.log_metrics(figures, step=int(entry["step"]))
+        logger.save()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor, nn
 
@@ -14,11 +14,9 @@ from anyvit.training.objectives.elastic import ElasticClassification
 class Objective(Protocol):
     """A loss and what it takes to compute it. Its `repr` tells it from others: a resumed run must use the same."""
 
-    name: str
+    name: ClassVar[str]
 
-    def loss(
-        self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, dict[str, float]]:
         """The loss of one batch, and figures to show.
 
         Args:

@@ -15,9 +15,7 @@ class Classification:
 
     name: ClassVar[str] = "classification"
 
-    def loss(
-        self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, dict[str, float]]:
         logits = model(images)
         return F.cross_entropy(logits, targets), {"accuracy": accuracy(logits, targets)}
 

@@ -46,11 +46,9 @@ class ElasticClassification:
         if self.choice not in CHOICES:
             raise SettingError(unknown("choice of subnetworks", self.choice, CHOICES))
         if (self.weights is None) == (self.choice == "weighted"):
-            raise SettingError(f"weights go with choice 'weighted' and no other, not {self.weights} with {self.choice!r}.")
+            raise SettingError(f"weights go with choice 'weighted' alone, not {self.weights} with {self.choice!r}.")
 
-    def loss(
-        self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, dict[str, float]]:
         heads = _elastic_heads(model)
         if self.choice == "sandwich":
             return self._sandwich(model, heads, images, targets, step)
