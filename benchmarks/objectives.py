@@ -18,7 +18,7 @@ from anyvit.training.objectives import ElasticClassification
 MODEL, RECIPE = "hydravit_small_patch4_32", "scratch-small"
 CHOICES = {
     "uniform": ElasticClassification("uniform"),
-    "weighted": ElasticClassification("weighted", weights=(10, 15, 20, 25, 30)),  # for 2 to 6 heads
+    "weighted": ElasticClassification("weighted"),
     "sandwich": ElasticClassification("sandwich"),
 }
 

@@ -38,7 +38,9 @@ def run(monkeypatch, capfd):
 def test_fit_predict_evaluate_export_on_a_folder_of_pictures(run, photos, tmp_path, hasty):
     """The commands of the README, on a folder of photographs."""
     out = tmp_path / "runs" / "photos"
-    status, shown, progress = run("fit", photos, "--budget", "params<=1M", "--model", TINY, "--epochs", 30, "--out", out)
+    status, shown, progress = run(
+        "fit", photos, "--budget", "params<=1M", "--model", TINY, "--epochs", 30, "--out", out
+    )
     assert status == 0
     assert "* chosen: " in shown
     assert "kept: params<=1M, measured again: " in shown

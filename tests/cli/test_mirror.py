@@ -37,7 +37,9 @@ def test_command_mirrors_its_function(name):
 
 @commands
 def test_types_are_those_of_the_function(name):
-    ours, theirs = (inspect.signature(each, eval_str=True).parameters for each in (COMMANDS[name], getattr(anyvit, name)))
+    ours, theirs = (
+        inspect.signature(each, eval_str=True).parameters for each in (COMMANDS[name], getattr(anyvit, name))
+    )
     for parameter in set(theirs) - {"progress"}:
         told = getattr(ours[parameter].annotation, "__origin__", ours[parameter].annotation)
         wanted = theirs[parameter].annotation

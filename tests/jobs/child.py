@@ -12,17 +12,15 @@ import sys
 import torch
 
 from anyvit import cli
-from anyvit.jobs import export, fit, plan, run_folder, settle
+from anyvit.jobs import fit, plan, run_folder
 from tests.conftest import HASTY
 
 STEPS = {
     "score": (fit, "score"),
-    "promise": (settle, "prove"),
     "write": (fit, "write_bundle"),
     "report": (fit, "write_report"),
     "finish": (run_folder, "remove_checkpoints"),
 }
-assert export
 
 
 def die(*_: object, **__: object) -> None:

@@ -82,7 +82,9 @@ def test_form_builds_what_the_levers_train():
 
 
 def test_form_of_what_there_is_not():
-    with pytest.raises(ModelError, match=r"^unknown model 'hydravit_tiny_patch2_9'. Did you mean hydravit_tiny_patch2_8 or "):
+    with pytest.raises(
+        ModelError, match=r"^unknown model 'hydravit_tiny_patch2_9'. Did you mean hydravit_tiny_patch2_8 or "
+    ):
         Form("hydravit_tiny_patch2_9").build()
     with pytest.raises(SettingError, match="^unknown lever 'head'"):
         Form("hydravit_tiny_patch2_8", levers=(Step("head"),)).build()

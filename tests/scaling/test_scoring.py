@@ -31,7 +31,8 @@ def test_scores_of_a_runner_that_knows():
 def test_score_adds_the_accuracy_and_keeps_the_rest():
     model = create_model("hydravit_tiny_patch2_8", num_classes=2).eval()
     found = [
-        Result(Candidate((Step("heads", setting),), Step("torch")), {"params": 1.0}) for setting in (UNCHANGED, {"heads": 1})
+        Result(Candidate((Step("heads", setting),), Step("torch")), {"params": 1.0})
+        for setting in (UNCHANGED, {"heads": 1})
     ]
     events = []
     scored = score(model, found, split(10), Preprocessing(8), ("dark", "light"), events.append)

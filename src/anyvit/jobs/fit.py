@@ -7,6 +7,7 @@ measured again in new processes; touch the test split once; write the bundle and
 
 from __future__ import annotations
 
+import math
 import time as clock
 from collections.abc import Mapping
 from functools import partial
@@ -90,10 +91,7 @@ def fit(
     """
     asked = {name: value for name, value in locals().items() if name not in ("out", "progress")}
     arguments = {**asked, "budget": str(Budget.parse(budget))}
-    if weights and not model:
-        raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
-    if threads < 1:
-        raise SettingError(f"threads must be at least 1, not {threads}.")
+    _check(arguments)
     deadline = clock.monotonic() + seconds_of(time) if time else None
     folder = Path(out) if out else Path("runs") / (Path(data).stem or "run")
     with RunFolder(folder, arguments) as run:
@@ -109,6 +107,18 @@ def fit(
     if bundle.document["promise"]["status"] == "missed":
         raise BudgetError(missed(bundle))
     return bundle
+
+
+def _check(arguments: Mapping[str, Any]) -> None:
+    weights, epochs, seed, threads = (arguments[name] for name in ("weights", "epochs", "seed", "threads"))
+    if weights and not arguments["model"]:
+        raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
+    if epochs is not None and not 0 < epochs < math.inf:
+        raise SettingError(f"epochs must be above 0, not {epochs:g}.")
+    if seed < 0:
+        raise SettingError(f"seed must not be negative: {seed}.")
+    if threads < 1:
+        raise SettingError(f"threads must be at least 1, not {threads}.")
 
 
 def _opened(data: str, seed: int, progress: Progress) -> DataSet:

@@ -30,12 +30,14 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     A run that ends before anything was decided, or is refused before it has trained, leaves nothing behind.
 
     Raises:
-        SettingError: Another process works in `out`, or `out` holds something else.
+        SettingError: Another process works in `out`, or `out` is or holds something else.
     """
 
     def __init__(self, out: Path, arguments: Mapping[str, Any]) -> None:
         self.out = out
         self.path = out / "run"
+        if out.is_file():
+            raise SettingError(f"{out} is a file. Choose another --out.")
         is_new = not self.path.exists()
         if is_new and out.exists() and any(out.iterdir()):
             raise SettingError(f"{out} holds something that is no run. Choose another --out.")

@@ -188,7 +188,7 @@ def _fit(trainer: L.Trainer, learner: _Learner, loader: DataLoader, checkpoint: 
         trainer.fit(learner, loader, ckpt_path=checkpoint)
     except (Interrupted, SystemExit, KeyboardInterrupt):  # Lightning makes SystemExit of SIGTERM, and of Ctrl-C
         raise Interrupted(
-            f"stopped after {trainer.global_step} steps of training. The same command goes on from there."
+            f"training stopped after {trainer.global_step} steps. The same command resumes it."
         ) from None
 
 

@@ -27,17 +27,19 @@ class ElasticClassification:
 
     Args:
         choice: "uniform" and "weighted" draw one number of heads a step; "sandwich" trains the largest subnetwork on
-            the labels, and the smallest and a random one in between on the soft answer of the largest.
-        weights: How often each of the model's `elastic_heads` is drawn, for "weighted".
+            the labels, and the smallest and a random one in between on the soft answer of the largest. The default
+            is the best of them at equal time (benchmarks/objectives.py).
+        weights: How often each of the model's `elastic_heads` is drawn, for "weighted"; None is in proportion to their
+            number, so that the larger subnetworks, whose steps train the smaller ones too, come more often.
         seed: The draws are a function of it and the step.
         sync_across_ranks: Whether all processes of a distributed run draw the same. The paper's do not.
 
     Raises:
-        SettingError: An unknown choice, or weights without "weighted", or the reverse.
+        SettingError: An unknown choice, or weights without "weighted".
     """
 
     name: ClassVar[str] = "elastic classification"
-    choice: str = "uniform"
+    choice: str = "weighted"
     weights: tuple[float, ...] | None = None
     seed: int = 0
     sync_across_ranks: bool = False
@@ -45,7 +47,7 @@ class ElasticClassification:
     def __post_init__(self) -> None:
         if self.choice not in CHOICES:
             raise SettingError(unknown("choice of subnetworks", self.choice, CHOICES))
-        if (self.weights is None) == (self.choice == "weighted"):
+        if self.weights is not None and self.choice != "weighted":
             raise SettingError(f"weights go with choice 'weighted' alone, not {self.weights} with {self.choice!r}.")
 
     def loss(self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, dict[str, float]]:
@@ -71,7 +73,8 @@ class ElasticClassification:
     def _draw(self, heads: Sequence[int], step: int) -> int:
         rank = distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
         seed = self.seed if self.sync_across_ranks else self.seed + rank
-        return _sampler(tuple(heads), self.weights, seed).draw(step)
+        weights = tuple(heads) if self.choice == "weighted" and self.weights is None else self.weights
+        return _sampler(tuple(heads), weights, seed).draw(step)
 
 
 def _elastic_heads(model: nn.Module) -> Sequence[int]:
