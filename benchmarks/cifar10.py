@@ -9,12 +9,12 @@ Both may run at once: `--minutes` is processor time. Accuracy is that on the 5,0
 from __future__ import annotations
 
 import torch
-from training_runs import Runs, arguments, write_result
 
 from anyvit.data import open_data
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.models import create_model
 from anyvit.training.objectives import Classification, objective_for
+from training_runs import Runs, arguments, write_result
 
 MODEL, RECIPE = "hydravit_small_patch4_32", "scratch-small"
 SEPARATE = (2, 4, 6)

@@ -8,12 +8,12 @@ The best mean over the subnetworks is the default of `ElasticClassification`. Se
 from __future__ import annotations
 
 import torch
-from training_runs import Runs, arguments, write_result
 
 from anyvit.data import open_data
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.models import create_model
 from anyvit.training.objectives import ElasticClassification
+from training_runs import Runs, arguments, write_result
 
 MODEL, RECIPE = "hydravit_small_patch4_32", "scratch-small"
 CHOICES = {
@@ -27,8 +27,8 @@ def main() -> None:
     asked = arguments(__doc__).parse_args()
     torch.set_num_threads(asked.threads)  # comparisons may share a machine, a core each
     runs = Runs(open_data(asked.data), RECIPE, Preprocessing(32), asked.work)
-    result = {"data": "CIFAR-10", "model": MODEL, "recipe": RECIPE, "seed": 0, "minutes_of_processor_time": asked.minutes}
-    result["choices"] = {}
+    result = {"data": "CIFAR-10", "model": MODEL, "recipe": RECIPE, "seed": 0}
+    result |= {"minutes_of_processor_time": asked.minutes, "choices": {}}
     for name, objective in CHOICES.items():
         torch.manual_seed(0)
         model = create_model(MODEL, num_classes=10)

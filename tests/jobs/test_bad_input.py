@@ -71,6 +71,11 @@ def loose(place: Place) -> Path:
     return place.folder / "data"
 
 
+def empty(place: Place) -> Path:
+    (place.folder / "data").mkdir()
+    return place.folder / "data"
+
+
 def empty_class(place: Place) -> Path:
     data = place.data({"cat": 5, "dog": 5})
     (data / "cow").mkdir()
@@ -104,7 +109,7 @@ DATA_SETS: list[Case] = [
         DATA,
         r"x\.docx is of no known format\. What opens",
     ),
-    ("empty folder", lambda p: p.fit(p.folder), DATA, "has no folder per class. It holds no images: put them as"),
+    ("empty folder", lambda p: p.fit(empty(p)), DATA, "has no folder per class. It holds no images: put them as"),
     ("loose images", lambda p: p.fit(loose(p)), DATA, "There are images, but not in a folder of their class"),
     ("empty class", lambda p: p.fit(empty_class(p)), DATA, "no images of class 'cow' in .*Add at least two images"),
     ("no images", lambda p: p.fit(Path(p.file("d/c/a.txt", "x")).parents[1]), DATA, "^no images in .*known kind"),

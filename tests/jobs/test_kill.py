@@ -49,7 +49,7 @@ class Commands:
         return self.status()
 
     def kill(self, *words, when, after):
-        """Start a command and kill it `after` seconds from the moment that `when()` holds; False where it ended before."""
+        """Start a command and kill it `after` seconds from when `when()` holds. Returns whether it had ended well."""
         child = self.start(*words)
         while not when():
             if not alive(child):

@@ -24,7 +24,7 @@ def test_one_kind(kind):
 
 
 def test_unknown_kind():
-    with pytest.raises(SettingError, match="^unknown kind 'modles'. Did you mean 'models'"):
+    with pytest.raises(SettingError, match=r"^unknown kind 'modles'\. Did you mean 'models'"):
         list_all("modles")
 
 

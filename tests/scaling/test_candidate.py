@@ -86,7 +86,7 @@ def test_form_of_what_there_is_not():
         ModelError, match=r"^unknown model 'hydravit_tiny_patch2_9'. Did you mean hydravit_tiny_patch2_8 or "
     ):
         Form("hydravit_tiny_patch2_9").build()
-    with pytest.raises(SettingError, match="^unknown lever 'head'"):
+    with pytest.raises(SettingError, match=r"^unknown lever 'head'"):
         Form("hydravit_tiny_patch2_8", levers=(Step("head"),)).build()
-    with pytest.raises(ModelError, match="^EfficientNet cannot be made elastic: "):
+    with pytest.raises(ModelError, match=r"^EfficientNet cannot be made elastic: "):
         Form("test_efficientnet", levers=(Step("heads"),)).build()

@@ -98,10 +98,10 @@ def test_levers_in_conflict_are_not_combined():
 
 
 def test_refusals_give_their_reasons():
-    with pytest.raises(ModelError, match="^lever 'tokens' does not apply: it has windows$"):
+    with pytest.raises(ModelError, match=r"^lever 'tokens' does not apply: it has windows$"):
         candidates(nn.Identity(), [FakeLever("tokens", Stage.TOKENS, refusal="it has windows")], BACKENDS, DEVICE)
     backends = [FakeBackend("one", "no such layer"), FakeBackend("two", "too large")]
-    with pytest.raises(ModelError, match="^no backend runs this model: one: no such layer; two: too large$"):
+    with pytest.raises(ModelError, match=r"^no backend runs this model: one: no such layer; two: too large$"):
         candidates(nn.Identity(), [], backends, DEVICE)
     (first, _) = candidates(nn.Identity(), [], [FakeBackend("one", "no such layer"), FakeBackend("two")], DEVICE)
     assert first.backend.name == "two"

@@ -59,7 +59,7 @@ def test_processes_draw_apart_unless_told(model, monkeypatch):
     def heads(rank, **options):
         monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
         monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
-        return [ElasticClassification(**options)._draw((1, 2, 3), step) for step in range(20)]
+        return [ElasticClassification("uniform", **options)._draw((1, 2, 3), step) for step in range(20)]
 
     assert heads(1) == [HeadSampler((1, 2, 3), None, 1).draw(step) for step in range(20)]
     assert heads(0) != heads(1)

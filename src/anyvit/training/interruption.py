@@ -15,7 +15,8 @@ from anyvit.errors import Interrupted
 class CtrlC:
     """Takes over Ctrl-C while it is entered: the first one asks, the second one ends at once.
 
-    Outside the main thread, where Python lets nobody take it over, it stays as it was.
+    Outside the main thread, where Python lets nobody take it over, and in a background job, which is to ignore it, it
+    stays as it was.
     """
 
     def __init__(self) -> None:
@@ -24,7 +25,8 @@ class CtrlC:
         self._before: Any = None
 
     def __enter__(self) -> CtrlC:
-        if threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if threading.current_thread() is threading.main_thread() and not ignored:
             self._before = signal.signal(signal.SIGINT, self._on_signal)
         return self
 
