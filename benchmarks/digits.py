@@ -13,11 +13,10 @@ import time
 from pathlib import Path
 from statistics import mean
 
-from training_runs import write_result
-
 import anyvit
 from anyvit.data import open_data
 from anyvit.scaling.scoring import score
+from training_runs import write_result
 
 SEEDS = (0, 1, 2)
 

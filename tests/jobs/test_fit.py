@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import anyvit
 from anyvit.deploy.bundle import Bundle
-from anyvit.errors import BudgetError, ModelError, SettingError
+from anyvit.errors import BudgetError, Interrupted, ModelError, SettingError
 from anyvit.jobs.fit import fit
 from tests.conftest import TINY, write_photos
 
@@ -158,7 +158,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(photos, tmp_path, hasty):
         if event.stage == "score":
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Interrupted):
         fit(str(photos), **arguments, out=str(tmp_path / "out"), progress=stop)
     draft = Bundle.load(tmp_path / "out")
     assert (draft.document["finished"], draft.document["promise"]["status"]) == (False, "unproven")
@@ -176,7 +176,7 @@ def test_a_run_that_ended_before_its_report_writes_it_when_repeated(photos, tmp_
     arguments = {"model": TINY, "budget": "params<=1M", "epochs": 1, "out": str(tmp_path / "out")}
     with monkeypatch.context() as patch:
         patch.setattr("anyvit.jobs.fit.write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Interrupted):
             fit(str(photos), **arguments)
     before = Bundle.load(tmp_path / "out").document
     assert before["finished"]
@@ -214,13 +214,15 @@ def test_a_corrected_argument_is_no_other_run(photos, tmp_path, hasty):
 
 
 @pytest.mark.slow
-def test_measured_bounds_are_proved_and_proved_again(photos, tmp_path, hasty):
+def test_measured_bounds_are_proved_and_proved_again(photos, tmp_path, hasty, monkeypatch):
+    monkeypatch.setattr("anyvit.deploy.promise.PROCESSES", 1)  # each loads PyTorch anew
+    monkeypatch.setattr("anyvit.jobs.plan.untrained_memory", lambda *_: 5e6)
     budget = "latency_p95<=1s, latency_e2e<=1s, memory<=2GB, throughput>=10/s"
     arguments = {"model": TINY, "levers": "none", "epochs": 1, "budget": budget, "out": str(tmp_path / "out")}
     bundle = fit(str(photos), **arguments)
     findings = bundle.document["promise"]["bounds"]
     assert [finding["bound"] for finding in findings] == budget.split(", ")
-    assert all(finding["met"] and len(finding["rounds"]) == 3 for finding in findings)
+    assert all(finding["met"] and len(finding["rounds"]) == 1 for finding in findings)
     assert all(set(result.costs) >= {"latency_e2e", "memory", "throughput"} for result in bundle.results)
     anyvit.measure(str(tmp_path / "out"))
     again = Bundle.load(tmp_path / "out").document["promise"]

@@ -20,7 +20,7 @@ from anyvit.training.recipes import RECIPES
 from tests.training.conftest import tinted_data, tiny_model
 
 RECIPE = dataclasses.replace(
-    RECIPES["scratch-small"], batch_size=4, padding_crop=1, mixing=0.5, drop_path=0.2, rand_augment=5
+    RECIPES["scratch-tiny"], batch_size=4, padding_crop=1, mixing=0.5, drop_path=0.2, rand_augment=5
 )
 EPOCHS = 6
 

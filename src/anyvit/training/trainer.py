@@ -109,7 +109,7 @@ def train(
             folder,
             _settings(model, data, objective, recipe, epochs=epochs, seed=seed),
             lambda: asdict(
-                choose_execution(model, objective, recipe.batch_size, preprocessing.image_size, num_classes)
+                choose_execution(model, objective, recipe, image_size=preprocessing.image_size, num_classes=num_classes)
             ),
         )
         execution = Execution(**decided)
@@ -187,9 +187,7 @@ def _fit(trainer: L.Trainer, learner: _Learner, loader: DataLoader, checkpoint: 
     try:
         trainer.fit(learner, loader, ckpt_path=checkpoint)
     except (Interrupted, SystemExit, KeyboardInterrupt):  # Lightning makes SystemExit of SIGTERM, and of Ctrl-C
-        raise Interrupted(
-            f"training stopped after {trainer.global_step} steps. The same command resumes it."
-        ) from None
+        raise Interrupted(f"training stopped after {trainer.global_step} steps. The same command resumes it.") from None
 
 
 class _Learner(L.LightningModule):
