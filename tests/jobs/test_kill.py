@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -70,16 +71,18 @@ def alive(child):
 
 @pytest.fixture(scope="module")
 def commands():
-    environment = {**os.environ, "TMPDIR": ELSEWHERE, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(
-        [sys.executable, "-m", "tests.jobs.child"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=environment,
-        cwd=ROOT,
-    ) as process:
+    with (
+        tempfile.TemporaryDirectory(dir=ELSEWHERE) as temporary,  # what a killed process leaves there goes with it
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.jobs.child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env={**os.environ, "TMPDIR": temporary, "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+        ) as process,
+    ):
         yield Commands(process)
         process.stdin.close()
 

@@ -46,7 +46,7 @@ def settle(
     while any(within(result, budget) for result in remaining):
         chosen = choose(remaining, budget)
         bundle = write(replace(answer, chosen=chosen.id))
-        progress(Event("promise", f"{chosen.id}: measuring again in new processes"))
+        progress(Event("promise", f"{chosen.id}: proving that it keeps the budget"))
         findings = prove(bundle, chosen, bounds, picture)
         if all(finding["met"] for finding in findings):
             break
