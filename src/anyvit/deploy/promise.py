@@ -91,8 +91,13 @@ def measure_here(argument: Mapping[str, Any]) -> dict[str, float]:
         whole = whole_call(runner, bundle.preprocessing, Path(argument["picture"]))
         figures["latency_e2e"] = max(time_calls({"": whole}, conditions, 1)[""].round_medians)
     if "memory" in wanted:
-        figures["memory"] = peak_memory("anyvit.deploy.promise:answer_bundled", dict(argument)).rise
+        figures["memory"] = bundled_memory(bundle, argument["id"])
     return {cost: figures[cost] for cost in wanted}
+
+
+def bundled_memory(bundle: Bundle, id: str) -> float:
+    """The peak rise in memory, in bytes, of opening a bundle and answering with a candidate, in a new process."""
+    return peak_memory("anyvit.deploy.promise:answer_bundled", {"bundle": str(bundle.folder), "id": id}).rise
 
 
 def answer_bundled(argument: Mapping[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import anyvit
@@ -40,8 +41,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Writes the documents of one run."""
+    """Writes the documents of one run into the folder `out`."""
 
+    out: Path
     arguments: Mapping[str, Any]
     dataset: DataSet
     plan: Plan
@@ -64,7 +66,7 @@ class Author:
                 "notes": list(self.dataset.notes),
             },
             "run": {**self.arguments, "why": self.plan.why},
-            "command": command_line("fit", self.arguments),
+            "command": command_line("fit", {**self.arguments, "out": self.out}),
             "device": {**asdict(device), "fingerprint": device.fingerprint},
             "conditions": {
                 "batch": 1,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,9 +29,8 @@ SECONDS_A_PROCESS = 15.0
 class Draft:
     """Validates while a run trains, and keeps the best state so far as a bundle whose promise is still unproven."""
 
-    def __init__(self, author: Author, out: Path) -> None:
+    def __init__(self, author: Author) -> None:
         self.author = author
-        self.out = out
         results, budget = author.plan.results, Budget.parse(author.arguments["budget"])
         inside = any(within(result, budget) for result in results)
         self.likely = choose(results, budget) if inside else closest(results, budget)
@@ -49,7 +47,7 @@ class Draft:
             self.best = accuracy
             results = [scored.get(result.id, result) for result in plan.results]
             document = self.author.document(Answer(results, self.likely.id), history=())
-            write_bundle(self.out, model=model, document=document, training_images=self.author.training_images())
+            write_bundle(self.author.out, model=model, document=document, training_images=self.author.training_images())
         return {"accuracy": accuracy, **{f"accuracy/{id}": result.accuracy or 0.0 for id, result in scored.items()}}
 
     def seconds_to_settle(self) -> float:

@@ -100,7 +100,7 @@ def fit(
             bundle = Bundle.load(folder)
         else:
             dataset = _opened(data, seed, progress)
-            author = Author(arguments, dataset, _planned(run, dataset, arguments, progress))
+            author = Author(folder, arguments, dataset, _planned(run, dataset, arguments, progress))
             training = _trained(author, run, deadline, progress)
             bundle = _settled(training, author, run, progress)
         run.finish()
@@ -172,7 +172,7 @@ def _trained(author: Author, run: RunFolder, deadline: float | None, progress: P
     name = recipe_for(plan.preprocessing.image_size, trained=arguments["weights"] is not None)
     recipe = find_recipe(arguments["recipe"] or name, RECIPES[name])
     progress(Event("train", f"recipe {arguments['recipe'] or name}"))
-    draft = Draft(author, run.out)
+    draft = Draft(author)
     seconds = None if deadline is None else deadline - clock.monotonic() - draft.seconds_to_settle()
     if seconds is not None and seconds <= 0:
         raise SettingError(f"the time {arguments['time']!r} is over before training begins. Allow more.")
@@ -198,7 +198,9 @@ def _settled(training: Training, author: Author, run: RunFolder, progress: Progr
 
     def write(answer: Answer) -> Bundle:
         document = author.document(answer, training.history)
-        return write_bundle(run.out, model=training.model, document=document, training_images=author.training_images())
+        return write_bundle(
+            author.out, model=training.model, document=document, training_images=author.training_images()
+        )
 
     def test(bundle: Bundle, chosen: Result) -> Scores:
         return scores_of(bundle.runner(chosen), dataset.splits["test"], plan.preprocessing, dataset.classes)

@@ -11,9 +11,9 @@ from anyvit.backends import BACKENDS
 from anyvit.costs.budget import Budget
 from anyvit.costs.device import this_device
 from anyvit.deploy.bundle import DOCUMENT, Bundle
-from anyvit.deploy.promise import prove, untrained_memory
+from anyvit.deploy.promise import bundled_memory, prove, untrained_memory, whole_call
 from anyvit.deploy.reference import load_weights
-from anyvit.errors import SettingError
+from anyvit.errors import BundleError, SettingError
 from anyvit.jobs.plan import preprocessing_of, with_cost
 from anyvit.protocols import Device, Event, Progress, silent
 from anyvit.scaling.candidate import Result
@@ -87,15 +87,13 @@ def _measure_name(name: str, weights: str | None, batch: int, threads: int, prog
 def _measure_bundle(bundle: Bundle, progress: Progress) -> Measurement:
     """Measure all candidates of a bundle here, prove its promise anew, and write both into it."""
     device = this_device()
-    wanted = [result.candidate for result in bundle.results]
-    priced = price(bundle.model(), wanted, bundle.conditions, throughput=True, progress=progress)
     results = [
-        replace(before, costs={**before.costs, **now.costs}, unstable=now.unstable)
-        for before, now in zip(bundle.results, priced, strict=True)
+        replace(now, accuracy=before.accuracy)
+        for before, now in zip(bundle.results, _priced_anew(bundle, progress), strict=True)
     ]
     bounds = Budget.parse(bundle.document["run"]["budget"]).cost_bounds()
     progress(Event("measure", f"the promise of {bundle.chosen.id}, in new processes"))
-    proved = {finding["cost"]: finding for finding in prove(bundle, bundle.chosen, bounds)}
+    proved = {finding["cost"]: finding for finding in prove(bundle, bundle.chosen, bounds, _picture(bundle))}
     findings = [proved.get(finding["cost"], finding) for finding in bundle.document["promise"]["bounds"]]
     document = {
         **bundle.document,
@@ -108,3 +106,32 @@ def _measure_bundle(bundle: Bundle, progress: Progress) -> Measurement:
     }
     bundle.rewrite(document)
     return Measurement(str(bundle.folder), device, bundle.conditions, results)
+
+
+def _priced_anew(bundle: Bundle, progress: Progress) -> list[Result]:
+    """The costs of all candidates here: those that the bundle has, and throughput."""
+    picture, preprocessing = _picture(bundle), bundle.preprocessing
+    results = price(
+        bundle.model(),
+        [result.candidate for result in bundle.results],
+        bundle.conditions,
+        throughput=True,
+        end_to_end=(lambda runner: whole_call(runner, preprocessing, picture)) if picture else None,
+        progress=progress,
+    )
+    if "memory" not in bundle.chosen.costs:
+        return results
+    return [with_cost(result, "memory", bundled_memory(bundle, result.id)) for result in results]
+
+
+def _picture(bundle: Bundle) -> Path | None:
+    """The image that `latency_e2e` was measured on, where it was."""
+    if "latency_e2e" not in bundle.chosen.costs:
+        return None
+    picture = next(bundle.folder.glob("run/picture.*"), None)
+    if picture is None:
+        raise BundleError(
+            f"{bundle.folder}/run/picture, the image that latency_e2e is measured on, is missing: "
+            "copy the whole folder again."
+        )
+    return picture

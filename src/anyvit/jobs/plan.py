@@ -100,9 +100,11 @@ class Planner:
         self.progress(Event("model", f"{model}: {why}"))
         form = self.form(model)
         network = form.build().eval()
-        preprocessing = preprocessing_of(network)
-        results = self._priced(form, network, self._candidates(network), preprocessing.image_size, RANKING)
-        return Plan(form, why, preprocessing, tuple(results))
+        results = self._priced(network, self._candidates(network), RANKING)
+        if self._bound("memory"):
+            conditions = self._conditions(network)
+            results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]
+        return Plan(form, why, preprocessing_of(network), tuple(results))
 
     def glance(self, model: str) -> list[Result]:
         """The mildest and the strongest candidates of `model`, priced quickly and untrained."""
@@ -111,7 +113,11 @@ class Planner:
         everything = self._candidates(network)
         ends = everything[0].levers, everything[-1].levers
         wanted = [candidate for candidate in everything if candidate.levers in ends]
-        return self._priced(form, network, wanted, preprocessing_of(network).image_size, GLANCE)
+        results = self._priced(network, wanted, GLANCE)
+        if not self._bound("memory"):
+            return results
+        least = untrained_memory(form, everything[-1], self._conditions(network))  # one process, for time
+        return [with_cost(result, "memory", least) for result in results]
 
     def form(self, model: str) -> Form:
         """`model` for the classes of the images, in the form that the levers train."""
@@ -121,29 +127,24 @@ class Planner:
     def _candidates(self, network: nn.Module) -> list[Candidate]:
         return candidates(network, self.levers, self.backends, this_device())
 
-    def _priced(
-        self,
-        form: Form,
-        network: nn.Module,
-        wanted: Sequence[Candidate],
-        image_size: int,
-        protocol: Mapping[str, float],
-    ) -> list[Result]:
-        bound = {bound.cost for bound in self.budget.cost_bounds()}
-        conditions = Conditions(image_size, threads=self.threads)
+    def _conditions(self, network: nn.Module) -> Conditions:
+        return Conditions(preprocessing_of(network).image_size, threads=self.threads)
+
+    def _bound(self, cost: str) -> bool:
+        return any(bound.cost == cost for bound in self.budget.bounds)
+
+    def _priced(self, network: nn.Module, wanted: Sequence[Candidate], protocol: Mapping[str, float]) -> list[Result]:
+        """All costs but memory, which takes a process for each candidate."""
         picture, preprocessing = self.picture, preprocessing_of(network)
-        results = price(
+        return price(
             network,
             wanted,
-            conditions,
-            throughput="throughput" in bound,
+            self._conditions(network),
+            throughput=self._bound("throughput"),
             end_to_end=(lambda runner: whole_call(runner, preprocessing, picture)) if picture else None,
             progress=self.progress,
             **protocol,
         )
-        if "memory" in bound:
-            results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]
-        return results
 
 
 def sample_picture(dataset: DataSet, budget: Budget, folder: Path) -> Path | None:
