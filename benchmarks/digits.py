@@ -16,7 +16,7 @@ from statistics import mean
 import anyvit
 from anyvit.data import open_data
 from anyvit.scaling.scoring import score
-from training_runs import write_result
+from interleaved import write_result
 
 SEEDS = (0, 1, 2)
 

@@ -32,8 +32,8 @@ Sides = Mapping[str, Callable[[], object]]
 class Effort:
     """How much is timed: how often the sides are built anew, turns a building, and seconds of a side in a turn."""
 
-    buildings: int = 4
-    turns: int = 5
+    buildings: int = 3
+    turns: int = 4
     seconds: float = 0.1
 
     @classmethod
@@ -116,10 +116,15 @@ def images(preset: str, batch: int) -> torch.Tensor:
     return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def write_result(name: str, result: Mapping[str, Any], *, quick: bool) -> None:
+def write_result(name: str, result: Mapping[str, Any], *, quick: bool = False) -> None:
     """Keep a result beside the others, with the machine that it belongs to."""
     device = this_device()
-    whole = {"machine": f"{device}; 1 thread", "features": device.features, "quick": quick, **result}
+    whole = {
+        "machine": f"{device}; threads {torch.get_num_threads()}",
+        "features": device.features,
+        "quick": quick,
+        **result,
+    }
     if quick:
         print("a glance: nothing is written")
         return

@@ -13,7 +13,8 @@ from anyvit.data import open_data
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.models import create_model
 from anyvit.training.objectives import ElasticClassification
-from training_runs import Runs, arguments, write_result
+from interleaved import write_result
+from training_runs import Runs, arguments
 
 MODEL, RECIPE = "hydravit_small_patch4_32", "scratch-small"
 CHOICES = {

@@ -10,14 +10,11 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from anyvit.costs.device import this_device
 from anyvit.data import DataSet
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.protocols import Event
@@ -99,18 +96,6 @@ def _tell(name: str):
             print(f"{name}: {event.done:.0%} {dict(event.figures)}", flush=True)
 
     return tell
-
-
-def machine() -> str:
-    """The machine that a figure belongs to."""
-    device = this_device()
-    return f"{device}; {torch.get_num_threads()} threads"
-
-
-def write_result(name: str, result: Mapping) -> None:
-    """Keep a result beside the others, with its machine."""
-    file = Path(__file__).parent / "results" / f"{name}.json"
-    file.write_text(json.dumps({"machine": machine(), **result}, indent=2) + "\n")
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -19,7 +19,7 @@ from anyvit.protocols import Device, Event, Progress, silent
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, price
-from anyvit.scaling.search import candidates
+from anyvit.scaling.search import candidates, pareto, primary_cost
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +91,17 @@ def _measure_bundle(bundle: Bundle, progress: Progress) -> Measurement:
         replace(now, accuracy=before.accuracy)
         for before, now in zip(bundle.results, _priced_anew(bundle, progress), strict=True)
     ]
-    bounds = Budget.parse(bundle.document["run"]["budget"]).cost_bounds()
+    budget = Budget.parse(bundle.document["run"]["budget"])
     progress(Event("measure", f"the promise of {bundle.chosen.id}, in new processes"))
-    proved = {finding["cost"]: finding for finding in prove(bundle, bundle.chosen, bounds, _picture(bundle))}
+    proved = {
+        finding["cost"]: finding for finding in prove(bundle, bundle.chosen, budget.cost_bounds(), _picture(bundle))
+    }
     findings = [proved.get(finding["cost"], finding) for finding in bundle.document["promise"]["bounds"]]
     document = {
         **bundle.document,
         "device": {**asdict(device), "fingerprint": device.fingerprint},
         "candidates": [result.to_json() for result in results],
+        "front": [result.id for result in pareto(results, primary_cost(budget))],
         "promise": {
             "status": "kept" if all(finding["met"] for finding in findings) else "missed",
             "bounds": findings,

@@ -141,7 +141,7 @@ def out_of_reach(results: Sequence[Result], budget: Budget) -> str:
         for bound in missed or budget.cost_bounds()
     ]
     together = "" if missed else " together, though each alone can"
-    margin = " Latencies are promised with 5% to spare." if any(b.cost in TIMED for b in budget.cost_bounds()) else ""
+    margin = " Timings are promised with 5% to spare." if any(b.cost in TIMED for b in budget.cost_bounds()) else ""
     return (
         f"{', '.join(words)} cannot be met{together} by any of {len(results)} candidates.{margin} "
         "Allow more, choose a smaller --model, or use --anyway to train all the same."
