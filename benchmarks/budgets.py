@@ -45,7 +45,7 @@ def planned(preset: str) -> Plan:
 def promised(plan: Plan, network: nn.Module, limit: float, folder: Path) -> tuple[Bundle, list[str]]:
     """The bundle that a run with a bound on the latency would leave, and what it said about candidates passed over."""
     arguments = {"data": DATA.source, "budget": f"latency<={1e3 * limit:.4f}ms", "seed": 0, "threads": 1}
-    author, passed_over = Author(arguments, DATA, plan), []
+    author, passed_over = Author(folder, arguments, DATA, plan), []
 
     def write(answer: Answer) -> Bundle:
         return write_bundle(folder, model=network, document=author.document(answer, ()), training_images=())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +15,14 @@ import anyvit
 TINY = "hydravit_tiny_patch2_8"
 HASTY = {"warmup_runs": 1, "warmup_s": 0.0, "runs": 3, "rounds": 1, "min_time_s": 0.0}
 """Timing for tests that need a figure, whatever it is."""
+
+
+@pytest.fixture(autouse=True, scope="session")
+def ctrl_c():
+    """Ctrl-C is Python's, though a background job of a shell is to ignore it: tests press it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @contextmanager

@@ -26,7 +26,6 @@ def run(monkeypatch, capfd):
 
     def call(*words):
         monkeypatch.setattr(sys, "argv", ["anyvit", *map(str, words)])
-        monkeypatch.setattr(cli.show.console, "file", sys.stdout, raising=False)
         with pytest.raises(SystemExit) as ended:
             cli.main()
         out, err = capfd.readouterr()
