@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
 from anyvit.costs.budget import Bound, format_cost
 from anyvit.scaling.candidate import Result
@@ -41,7 +41,7 @@ def pareto_plot(results: Sequence[Result], front: Sequence[str], chosen: Result,
     axes.margins(0.09, 0.12)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_cost(cost, value)))
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
     return _svg(figure, "pareto", f"Accuracy of {len(scored)} candidates against {cost}; {chosen.id} is chosen.")
 
@@ -60,7 +60,7 @@ def training_plot(history: Sequence[Mapping[str, float]]) -> str | None:
     for index, name in enumerate(names):
         style = ("-", "--", ":")[index % 3]
         upper.plot(*_series(history, name), color=ACCENT, linestyle=style, label=name.removeprefix("accuracy/"))
-    upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    upper.yaxis.set_major_formatter(PercentFormatter(1.0))
     lower.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
     if names:
         upper.legend(loc="best", fontsize=_SMALL, frameon=False, labelcolor=INK)
