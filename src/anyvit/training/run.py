@@ -57,7 +57,7 @@ class Run:
         self.finished = False
         self._news: dict[str, float] = {}  # what validation said last
         self._saved_at = self._told_at = time.monotonic()
-        self._began = (0.0, 0.0)  # seconds and progress when this session began
+        self._began = (0.0, 0.0)  # seconds and progress when this part of the run began
 
     def state_dict(self) -> dict[str, Any]:
         return {
