@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,8 @@ pytestmark = [
 
 EPOCHS = 6
 ROOT = Path(__file__).parents[2]
-ELSEWHERE = (
-    "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
-)  # another file system than pytest's, where there is one
+ELSEWHERE = "/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp"
+"""Another file system than pytest's, where there is one."""
 
 
 class Commands:
@@ -57,7 +57,8 @@ class Commands:
                 return self.status() == 0
             time.sleep(0.002)
         time.sleep(after)
-        os.kill(child, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended by itself
+            os.kill(child, signal.SIGKILL)
         return self.status() == 0
 
 

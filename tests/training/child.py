@@ -27,7 +27,7 @@ RECIPE = dataclasses.replace(
     precision="float32",  # what is measured may differ between trainings that are compared
     threads=1,
 )
-EPOCHS = 6
+EPOCHS = 3
 
 
 def run(folder: Path, workers: int) -> None:

