@@ -65,7 +65,7 @@ def evaluate(
     split, runner = images.splits["test"], opened.runner(result)
     labels, probabilities = [], []
     for inputs, truth in evaluation_batches(split, opened.preprocessing, batch_size):
-        probabilities.append(runner(inputs).numpy())
+        probabilities.append(runner(inputs).cpu().numpy())
         labels.append(truth.numpy())
         progress(Event("evaluate", result.id, done=min(1.0, batch_size * len(labels) / len(split))))
     scores = Scores.of(np.concatenate(labels), np.concatenate(probabilities), opened.classes)

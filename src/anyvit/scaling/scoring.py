@@ -40,6 +40,6 @@ def score(
 
 def scores_of(runner: Runner, split: Split, preprocessing: Preprocessing, classes: Sequence[str]) -> Scores:
     """Scores of `runner` on every image of `split`, whose labels are positions in `classes`."""
-    batches = [(labels, runner(images)) for images, labels in evaluation_batches(split, preprocessing)]
+    batches = [(labels, runner(images).cpu()) for images, labels in evaluation_batches(split, preprocessing)]
     labels, probabilities = (torch.cat(parts) for parts in zip(*batches, strict=True))
     return Scores.of(labels.numpy(), probabilities.numpy(), classes)
