@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
-from anyvit.data.loading import evaluation_batches
 from anyvit.deploy.bundle import Bundle
 from anyvit.evaluation.metrics import Scores
 from anyvit.jobs.unseen import open_unseen
 from anyvit.protocols import Event, Progress, silent
+from anyvit.scaling.scoring import scores_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,12 @@ def evaluate(
     opened = Bundle.load(bundle)
     result = opened.pick(budget)
     images = open_unseen(opened, data, progress=progress)
-    split, runner = images.splits["test"], opened.runner(result)
-    labels, probabilities = [], []
-    for inputs, truth in evaluation_batches(split, opened.preprocessing, batch_size):
-        probabilities.append(runner(inputs).cpu().numpy())
-        labels.append(truth.numpy())
-        progress(Event("evaluate", result.id, done=min(1.0, batch_size * len(labels) / len(split))))
-    scores = Scores.of(np.concatenate(labels), np.concatenate(probabilities), opened.classes)
+    scores = scores_of(
+        opened.runner(result),
+        images.splits["test"],
+        opened.preprocessing,
+        opened.classes,
+        batch_size=batch_size,
+        progress=lambda done: progress(Event("evaluate", result.id, done=done)),
+    )
     return Evaluation(str(bundle), result.id, images.source, scores, images.notes)

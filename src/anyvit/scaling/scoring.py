@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,8 +38,22 @@ def score(
     return scored
 
 
-def scores_of(runner: Runner, split: Split, preprocessing: Preprocessing, classes: Sequence[str]) -> Scores:
-    """Scores of `runner` on every image of `split`, whose labels are positions in `classes`."""
-    batches = [(labels, runner(images).cpu()) for images, labels in evaluation_batches(split, preprocessing)]
-    labels, probabilities = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    return Scores.of(labels.numpy(), probabilities.numpy(), classes)
+def scores_of(
+    runner: Runner,
+    split: Split,
+    preprocessing: Preprocessing,
+    classes: Sequence[str],
+    *,
+    batch_size: int = 64,
+    progress: Callable[[float], None] = lambda done: None,
+) -> Scores:
+    """Scores of `runner` on every image of `split`, whose labels are positions in `classes`.
+
+    `progress` is told the share of the images that is done.
+    """
+    labels, probabilities = [], []
+    for images, truth in evaluation_batches(split, preprocessing, batch_size):
+        labels.append(truth)
+        probabilities.append(runner(images).cpu())
+        progress(min(1.0, batch_size * len(labels) / len(split)))
+    return Scores.of(torch.cat(labels).numpy(), torch.cat(probabilities).numpy(), classes)
