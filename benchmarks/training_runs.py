@@ -41,7 +41,7 @@ class Runs:
         """Train `model` for `cpu_seconds`, and say how it went."""
         plan = self._plan(name, model, objective, cpu_seconds)
         begun = time.process_time()
-        training = self._train(model, objective, self.folder / name, plan["epochs"], progress=_tell(name))
+        training = self._train(model, objective, self.folder / name, plan["epochs"], progress=tell(name))
         return training, {
             **plan,
             "steps": training.steps,
@@ -87,7 +87,8 @@ class Runs:
         )
 
 
-def _tell(name: str):
+def tell(name: str):
+    """Progress once in half a minute, a line each."""
     last = [0.0]
 
     def tell(event: Event) -> None:

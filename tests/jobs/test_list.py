@@ -8,7 +8,7 @@ from anyvit.errors import SettingError
 from anyvit.jobs import doctor as doctor_job
 from anyvit.jobs.doctor import doctor
 from anyvit.jobs.list import list as list_all
-from anyvit.models import PRESETS
+from anyvit.models import VARIANTS
 
 
 def test_everything_is_listed_with_one_line():
@@ -20,7 +20,7 @@ def test_everything_is_listed_with_one_line():
 
 @pytest.mark.parametrize("kind", ["models", "model"])
 def test_one_kind(kind):
-    assert [entry.name for entry in list_all(kind)] == [*PRESETS]
+    assert [entry.name for entry in list_all(kind)] == [*VARIANTS]
 
 
 def test_unknown_kind():

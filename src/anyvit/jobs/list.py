@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from anyvit.backends import BACKENDS
 from anyvit.deploy.reference import FAMILIES
 from anyvit.errors import SettingError, unknown
-from anyvit.models import PRESETS, Preset
+from anyvit.models import VARIANTS
 from anyvit.scaling.shrink import LEVERS
 from anyvit.training.objectives import OBJECTIVES
 
@@ -32,7 +32,7 @@ def list(kind: str | None = None) -> builtins.list[Entry]:
     """
     entries = [
         *(Entry("system", name, _summary(sys.modules[family.__module__])) for name, family in FAMILIES.items()),
-        *(Entry("model", name, _shape(preset)) for name, preset in PRESETS.items()),
+        *(Entry("model", name, summary) for name, summary in VARIANTS.items()),
         *(Entry("lever", lever.name, _summary(sys.modules[type(lever).__module__])) for lever in LEVERS),
         *(Entry("backend", backend.name, _summary(sys.modules[type(backend).__module__])) for backend in BACKENDS),
         *(
@@ -51,8 +51,3 @@ def list(kind: str | None = None) -> builtins.list[Entry]:
 def _summary(thing: object) -> str:
     """The first line of a docstring."""
     return (inspect.getdoc(thing) or "").partition("\n")[0]
-
-
-def _shape(preset: Preset) -> str:
-    heads = f"{preset.smallest} to {preset.num_heads} heads of {preset.head_dim} channels"
-    return f"{preset.image_size} px, patches of {preset.patch_size} px, {preset.depth} blocks, {heads}"

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from typing import Any
 
 import timm
 from torch import nn
 
 from anyvit.errors import ModelError
+from anyvit.models import hsvit
 from anyvit.models.contract import is_plain_vit, share, why_not_plain
+from anyvit.models.hsvit import HSViT
 from anyvit.models.hydravit import PRESETS, HydraViT, Preset, elastic
 
 __all__ = [
     "PRESETS",
+    "VARIANTS",
+    "HSViT",
     "HydraViT",
     "Preset",
     "create_model",
@@ -22,6 +27,12 @@ __all__ = [
     "share",
     "why_not_plain",
 ]
+
+VARIANTS: Mapping[str, str] = {
+    **{name: preset.summary for name, preset in PRESETS.items()},
+    **{name: variant.summary for name, variant in hsvit.VARIANTS.items()},
+}
+"""Our models by name, a line each."""
 
 
 def create_model(name: str, **arguments: Any) -> nn.Module:

@@ -143,7 +143,7 @@ class HydraViT(VisionTransformer):
         hidden = [block.mlp.fc1.out_features * heads // self.num_heads for block in blocks_of(self)]
         return [Prefix(heads * self.head_dim, heads, units) for units in hidden]
 
-    def _cut(self, heads: int) -> tuple[VisionTransformer, dict[str, Cut]]:
+    def _cut(self, heads: int) -> tuple[VisionTransformer, dict[str, Cut[int]]]:
         twin = share(self)
         if self.separate_classifiers:
             twin.head = twin.heads[str(heads)]  # type: ignore[assignment]
@@ -272,6 +272,11 @@ class Preset:
     num_heads: int
     head_dim: int
     smallest: int
+
+    @property
+    def summary(self) -> str:
+        heads = f"{self.smallest} to {self.num_heads} heads of {self.head_dim} channels"
+        return f"{self.image_size} px, patches of {self.patch_size} px, {self.depth} blocks, {heads}"
 
     @property
     def arguments(self) -> dict[str, Any]:

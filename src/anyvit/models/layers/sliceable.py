@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from timm.layers import LayerScale, Mlp, PatchEmbed
 from timm.models.vision_transformer import VisionTransformer
@@ -30,6 +31,9 @@ from torch.nn import functional as F
 from anyvit.models.contract import blocks_of, is_plain_vit, why_not_plain
 
 TOKENS = ("cls_token", "reg_token", "dist_token", "pos_embed")
+
+Amount = TypeVar("Amount")
+"""What stays of a dimension: the length of a prefix here, positions in `indexed.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +46,33 @@ class Prefix:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """The leading part of a tensor that stays, by dimension; None keeps a dimension, and so do those not named.
+class Stays(Generic[Amount]):
+    """What stays of the channels, of the channels inside the attention and of the MLP units of one block."""
+
+    embed: Amount
+    attend: Amount
+    hidden: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Cut(Generic[Amount]):
+    """What stays of a tensor, by dimension; None keeps a dimension, and so do those not named.
 
     With `groups` the first dimension is that many equal parts, one after the other, each cut alike; they stay apart
-    as a dimension of their own, which `lengths` counts too.
+    as a dimension of their own, which `stays` counts too.
     """
 
-    lengths: tuple[int | None, ...] = ()
+    stays: tuple[Amount | None, ...] = ()
     groups: int = 1
 
-    def view(self, tensor: Tensor) -> Tensor:
-        if self.groups > 1:
-            tensor = tensor.unflatten(0, (self.groups, -1))
-        return tensor[tuple(slice(length) for length in self.lengths)]
+    def apart(self, tensor: Tensor) -> Tensor:
+        """The tensor with its groups as a dimension of their own."""
+        return tensor.unflatten(0, (self.groups, -1)) if self.groups > 1 else tensor
+
+
+def view(cut: Cut[int], tensor: Tensor) -> Tensor:
+    """The leading part of `tensor` that stays."""
+    return cut.apart(tensor)[tuple(slice(length) for length in cut.stays)]
 
 
 class StackedLinear(nn.Module):
@@ -99,7 +116,7 @@ def why_not_sliceable(model: nn.Module) -> str | None:
 
 
 def _why_not_parts(model: VisionTransformer) -> str | None:
-    parts = {part.path for part in _parts(model, _whole(model))}
+    parts = {part.path for part in _parts(model, [Stays(0, 0, 0)] * len(model.blocks))}
     untouched = {f"blocks.{index}.attn.{name}" for index in range(len(model.blocks)) for name in ("q_norm", "k_norm")}
     for path, module in model.named_modules():
         names = [name for name, _ in module.named_parameters(recurse=False) if path or name not in TOKENS]
@@ -111,51 +128,44 @@ def _why_not_parts(model: VisionTransformer) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """A module that is cut, and to how many outputs (rows) and inputs (columns); None keeps all."""
+class _Part(Generic[Amount]):
+    """A module that is cut, and what stays of its outputs (rows) and inputs (columns); None keeps all."""
 
     path: str
-    rows: int | None
-    columns: int | None = None
+    rows: Amount | None
+    columns: Amount | None = None
     groups: int = 1
 
 
-def _whole(model: VisionTransformer) -> list[Prefix]:
-    return [Prefix(model.embed_dim, block.attn.num_heads, block.mlp.fc1.out_features) for block in blocks_of(model)]
-
-
-def _parts(model: VisionTransformer, prefixes: Sequence[Prefix]) -> Iterator[_Part]:
-    embed = prefixes[0].embed
+def _parts(model: VisionTransformer, blocks: Sequence[Stays[Amount]]) -> Iterator[_Part[Amount]]:
+    embed = blocks[0].embed
     yield _Part("patch_embed.proj", embed)
     for path in ("patch_embed.norm", "norm_pre", "norm", "fc_norm"):
         yield _Part(path, embed)
     for path in ("head", "head_dist"):
         yield _Part(path, None, embed)
-    for index, (block, prefix) in enumerate(zip(blocks_of(model), prefixes, strict=True)):
-        attend = prefix.heads * block.attn.head_dim
-        parts = {
-            "attn.qkv": (attend, embed, 3),
-            "attn.gate": (attend, embed),
-            "attn.proj": (embed, attend),
-            "mlp.fc1": (prefix.hidden, embed),
-            "mlp.fc2": (embed, prefix.hidden),
-            "attn.norm": (attend,),
-            "mlp.norm": (prefix.hidden,),
-            **{path: (embed,) for path in ("norm1", "norm2", "ls1", "ls2")},
-        }
-        yield from (_Part(f"blocks.{index}.{path}", *sizes) for path, sizes in parts.items())
+    for index, block in enumerate(blocks):
+        at = f"blocks.{index}."
+        yield _Part(at + "attn.qkv", block.attend, embed, groups=3)
+        yield _Part(at + "attn.gate", block.attend, embed)
+        yield _Part(at + "attn.norm", block.attend)
+        yield _Part(at + "attn.proj", embed, block.attend)
+        yield _Part(at + "mlp.fc1", block.hidden, embed)
+        yield _Part(at + "mlp.norm", block.hidden)
+        yield _Part(at + "mlp.fc2", embed, block.hidden)
+        yield from (_Part(at + path, embed) for path in ("norm1", "norm2", "ls1", "ls2"))
 
 
-def cuts(model: VisionTransformer, prefixes: Sequence[Prefix]) -> dict[str, Cut]:
+def cuts(model: VisionTransformer, blocks: Sequence[Stays[Amount]]) -> dict[str, Cut[Amount]]:
     """The cut of every parameter, by its name.
 
     Args:
         model: Sliceable in the sense of `why_not_sliceable`.
-        prefixes: What stays, one for each block. All have the same `embed`.
+        blocks: What stays, one for each block. All have the same `embed`.
     """
-    embed = prefixes[0].embed
-    parts = {part.path: part for part in _parts(model, prefixes)}
-    found = {}
+    embed = blocks[0].embed
+    parts = {part.path: part for part in _parts(model, blocks)}
+    found: dict[str, Cut[Amount]] = {}
     for name, parameter in model.named_parameters():
         part = parts.get(name.rpartition(".")[0])
         if name in TOKENS:
@@ -169,32 +179,40 @@ def cuts(model: VisionTransformer, prefixes: Sequence[Prefix]) -> dict[str, Cut]
     return found
 
 
-def cut_to_views(model: VisionTransformer, prefixes: Sequence[Prefix]) -> dict[str, Cut]:
+def cut_to_views(model: VisionTransformer, prefixes: Sequence[Prefix]) -> dict[str, Cut[int]]:
     """Cut `model` in place: its parameters become views of what they were. Give it a `share` of the full model.
 
     Returns:
         The cut of every parameter, by its name.
     """
-    found = cuts(model, prefixes)
-    for name, cut in found.items():
-        path, _, leaf = name.rpartition(".")
-        owner = model.get_submodule(path)
-        full = getattr(owner, leaf)
-        setattr(owner, leaf, nn.Parameter(cut.view(full.detach()), requires_grad=full.requires_grad))
-    _note_sizes(model, prefixes)
+    blocks = [
+        Stays(prefix.embed, prefix.heads * block.attn.head_dim, prefix.hidden)
+        for block, prefix in zip(blocks_of(model), prefixes, strict=True)
+    ]
+    found = cuts(model, blocks)
+    replace_parameters(model, lambda name, full: view(found[name], full))
+    note_sizes(model, blocks)
     for block in blocks_of(model):
         block.attn.qkv = StackedLinear(block.attn.qkv.weight, block.attn.qkv.bias).train(block.training)
     return found
 
 
-def _note_sizes(model: VisionTransformer, prefixes: Sequence[Prefix]) -> None:
+def replace_parameters(model: nn.Module, change: Callable[[str, Tensor], Tensor]) -> None:
+    """Put what `change` makes of the name and value of each parameter in its place."""
+    for name, full in list(model.named_parameters()):
+        path, _, leaf = name.rpartition(".")
+        changed = change(name, full.detach())
+        setattr(model.get_submodule(path), leaf, nn.Parameter(changed, requires_grad=full.requires_grad))
+
+
+def note_sizes(model: VisionTransformer, blocks: Sequence[Stays[int]]) -> None:
     """What modules say about their sizes follows their parameters."""
-    embed = prefixes[0].embed
+    embed = blocks[0].embed
     model.embed_dim = model.num_features = model.head_hidden_size = embed
     for info in model.feature_info:
         info["num_chs"] = embed
     modules = dict(model.named_modules())
-    for part in _parts(model, prefixes):
+    for part in _parts(model, blocks):
         module = modules.get(part.path)
         if module is None:
             continue
@@ -205,9 +223,9 @@ def _note_sizes(model: VisionTransformer, prefixes: Sequence[Prefix]) -> None:
             module.out_channels = part.rows or module.out_channels
         elif hasattr(module, "normalized_shape"):
             module.normalized_shape = (part.rows,)
-    for block, prefix in zip(blocks_of(model), prefixes, strict=True):
-        block.attn.num_heads = prefix.heads
-        block.attn.attn_dim = prefix.heads * block.attn.head_dim
+    for block, stays in zip(blocks_of(model), blocks, strict=True):
+        block.attn.num_heads = stays.attend // block.attn.head_dim
+        block.attn.attn_dim = stays.attend
 
 
 def extracted(model: VisionTransformer) -> VisionTransformer:
@@ -240,7 +258,11 @@ class Differentiable:
     """
 
     def __init__(
-        self, source: VisionTransformer, model: VisionTransformer, found: dict[str, Cut], origin: Callable[[str], str]
+        self,
+        source: VisionTransformer,
+        model: VisionTransformer,
+        found: dict[str, Cut[int]],
+        origin: Callable[[str], str],
     ) -> None:
         self.model = model
         self._source = source
@@ -254,7 +276,7 @@ class Differentiable:
 
     def __call__(self, *args: object, **kwargs: object) -> Tensor:
         for owner, leaf, origin, origin_leaf, cut in self._steps:
-            setattr(owner, leaf, cut.view(getattr(origin, origin_leaf)))
+            setattr(owner, leaf, view(cut, getattr(origin, origin_leaf)))
         if self.model.training != self._source.training:
             self.model.train(self._source.training)
         self.model.grad_checkpointing = self._source.grad_checkpointing

@@ -5,11 +5,12 @@ from __future__ import annotations
 from anyvit.errors import SettingError, unknown
 from anyvit.protocols import Lever
 from anyvit.scaling.shrink.base import BaseLever
+from anyvit.scaling.shrink.groups import Groups
 from anyvit.scaling.shrink.heads import StackedHeads
 
 __all__ = ["LEVERS", "BaseLever", "lever_named"]
 
-LEVERS: tuple[Lever, ...] = (StackedHeads(),)
+LEVERS: tuple[Lever, ...] = (StackedHeads(), Groups())
 
 
 def lever_named(name: str) -> Lever:
