@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data/cifar10")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, required=True, help="where trainings keep their state; a killed one resumes")
+    parser.add_argument(
+        "--work", type=Path, required=True, help="where trainings keep their state; a killed one resumes"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     dataset = few(open_data(asked.data), IMAGES_A_CLASS)
@@ -68,7 +70,8 @@ def few(dataset: DataSet, count: int) -> DataSet:
     chosen = np.sort(np.concatenate([np.flatnonzero(split.labels == k)[:count] for k in range(len(dataset.classes))]))
     hashes = np.array([split.images.content_hash(int(i)) for i in chosen], dtype=np.uint64)
     return dataclasses.replace(
-        dataset, splits={**dataset.splits, "train": Split(Selection(split.images, chosen, hashes), split.labels[chosen])}
+        dataset,
+        splits={**dataset.splits, "train": Split(Selection(split.images, chosen, hashes), split.labels[chosen])},
     )
 
 

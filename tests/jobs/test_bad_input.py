@@ -163,11 +163,16 @@ ARGUMENTS: list[Case] = [
         SETTING,
         "unknown model .*Did you mean vit_small_patch16_224",
     ),
-    ("lever", lambda p: p.fit(levers="head"), SETTING, "unknown lever 'head'. Did you mean 'heads'. Known: heads"),
+    (
+        "lever",
+        lambda p: p.fit(levers="head"),
+        SETTING,
+        r"unknown lever 'head'. Did you mean 'heads'\? Known: groups, heads",
+    ),
     ("backend", lambda p: p.fit(backends="pytorch"), SETTING, "unknown backend 'pytorch'.*Known: .*torch"),
     (
         "refusal",
-        lambda p: p.fit(model="test_efficientnet"),
+        lambda p: p.fit(model="test_efficientnet", levers="heads"),
         SETTING,
         "cannot be made elastic: .*not timm's VisionTransf",
     ),

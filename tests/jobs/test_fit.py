@@ -51,7 +51,7 @@ def test_the_same_arguments_return_the_finished_bundle(finished):
     [
         ({"epochs": 3}, "epochs 2 (not 3)"),
         ({"budget": "params<=2M"}, "budget 'params<=1M' (not 'params<=2M')"),
-        ({"seed": 7, "levers": "none"}, "levers 'heads' (not 'none'), seed 0 (not 7)"),
+        ({"seed": 7, "levers": "none"}, "levers 'auto' (not 'none'), seed 0 (not 7)"),
     ],
 )
 def test_other_arguments_are_refused_by_name(finished, changes, words):
@@ -145,7 +145,7 @@ def test_without_levers_any_timm_model_is_trained(photos, tmp_path, hasty, model
 
 def test_a_model_that_the_lever_cannot_take_is_refused_and_nothing_is_left(photos, tmp_path, hasty):
     with pytest.raises(ModelError, match="EfficientNet cannot be made elastic"):
-        fit(str(photos), model="test_efficientnet", out=str(tmp_path / "out"))
+        fit(str(photos), model="test_efficientnet", levers="heads", out=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -228,3 +228,25 @@ def test_measured_bounds_are_proved_and_proved_again(photos, tmp_path, hasty, mo
     again = Bundle.load(tmp_path / "out").document["promise"]
     assert again["status"] == "kept"
     assert [finding["bound"] for finding in again["bounds"]] == budget.split(", ")
+
+
+def test_an_hsvit_learns_the_digits_with_fewer_groups_by_choice(tmp_path, hasty):
+    """Its own lever is found by itself; 95 % is what is asked of it."""
+    bundle = anyvit.fit("digits", model="hsvit_c2a2_8", budget="params<=50k", out=str(tmp_path / "run"), epochs=15)
+    assert bundle.document["model"]["levers"] == [{"name": "groups", "setting": {}}]
+    assert {result.candidate.levers[0].setting.get("groups") for result in bundle.results} == {None, 3, 2, 1}
+    assert bundle.chosen.costs["params"] <= 50_000
+    assert bundle.document["test"]["accuracy"] > 0.95
+
+
+def test_a_model_of_one_channel_gets_colour_images(tmp_path, hasty, photos):
+    bundle = anyvit.fit(str(photos), model="hsvit_c2a2_28", levers="none", out=str(tmp_path / "run"), epochs=0.1)
+    assert bundle.document["model"]["arguments"] == {"num_classes": 2, "in_chans": 3}
+
+
+def test_a_frozen_backbone_needs_weights(tmp_path, hasty, photos, monkeypatch):
+    from anyvit.models import hsvit
+
+    monkeypatch.setitem(hsvit.VARIANTS["hsvit_resnet50_224"].arguments, "backbone", "resnet18")
+    with pytest.raises(SettingError, match="a part of hsvit_resnet50_224 does not learn: start from --weights"):
+        anyvit.fit(str(photos), model="hsvit_resnet50_224", levers="none", out=str(tmp_path / "run"), epochs=0.1)

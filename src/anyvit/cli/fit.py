@@ -21,7 +21,7 @@ Budget = Annotated[
 Out = Annotated[str | None, typer.Option(help="The folder of the bundle; the same folder resumes. [runs/NAME]")]
 Model = Annotated[str | None, typer.Option(help="Ours, or any plain ViT of timm. [chosen by images and budget]")]
 Weights = Annotated[str | None, typer.Option(help="Start from a file of weights, or from `pretrained`.")]
-Levers = Annotated[str, typer.Option(help="Ways to make the model smaller, separated by commas, or `none`.")]
+Levers = Annotated[str, typer.Option(help="Ways to make the model smaller, separated by commas; `auto`, or `none`.")]
 Backends = Annotated[str, typer.Option(help="Runtimes to try, separated by commas; `auto` is all installed.")]
 Epochs = Annotated[float | None, typer.Option(help="How often training sees each image. [set by the recipe]")]
 Time = Annotated[str | None, typer.Option(help="Time for the whole run, search included: 90s, 20m, 2h.")]
@@ -37,7 +37,7 @@ def fit(
     out: Out = None,
     model: Model = None,
     weights: Weights = None,
-    levers: Levers = "heads",
+    levers: Levers = "auto",
     backends: Backends = "auto",
     epochs: Epochs = None,
     time: Time = None,

@@ -51,7 +51,7 @@ def fit(
     out: str | None = None,
     model: str | None = None,
     weights: str | None = None,
-    levers: str = "heads",
+    levers: str = "auto",
     backends: str = "auto",
     epochs: float | None = None,
     time: str | None = None,
@@ -69,7 +69,7 @@ def fit(
         out: The folder of the bundle, `runs/NAME` by default. The same folder and arguments resume.
         model: One of ours, or any plain ViT of timm. None: chosen by the images and the budget.
         weights: A file of weights to start from, or `pretrained`. It needs `model`.
-        levers: Ways to make the model smaller, separated by commas, or `none`.
+        levers: Ways to make the model smaller, separated by commas; `auto` is all that go with it, or `none`.
         backends: Runtimes to try, separated by commas; `auto` is all that are installed.
         epochs: How often training sees each image. None: what the recipe says, or as `time` allows.
         time: Time for the whole run, search included: `90s`, `20m`, `2h`.
@@ -146,7 +146,9 @@ def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], pro
     return Plan.from_json(run.remember(f"plan-{this_device().fingerprint}", lambda: decide().to_json()))
 
 
-def _levers(names: str) -> list[Lever]:
+def _levers(names: str) -> list[Lever] | None:
+    if names == "auto":
+        return None
     return [] if names == "none" else [lever_named(name.strip()) for name in names.split(",")]
 
 
@@ -161,6 +163,8 @@ def _started(form: Form, weights: str | None, seed: int, progress: Progress) -> 
         network = form.build(pretrained=weights == "pretrained")
     if weights == "pretrained":
         return network
+    if weights is None and not all(parameter.requires_grad for parameter in network.parameters()):
+        raise SettingError(f"a part of {form.name} does not learn: start from --weights pretrained, or from a file.")
     for note in load_weights(network, Path(weights)) if weights else ():
         progress(Event("model", note))
     return network

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from timm.data import resolve_model_data_config
 
 from anyvit.costs.budget import Budget
@@ -15,12 +16,14 @@ from anyvit.data import DataSet
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.promise import untrained_memory, whole_call
 from anyvit.errors import BudgetError
+from anyvit.models import create_model
 from anyvit.protocols import Backend, Event, Lever, Progress
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.design.preset import choose_preset
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, price
 from anyvit.scaling.search import candidates, out_of_reach, within
+from anyvit.scaling.shrink import LEVERS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -66,7 +69,7 @@ class Planner:
     Attributes:
         dataset: The images; their size and number of classes count.
         budget: What the candidates are held against.
-        levers: The levers to try.
+        levers: The levers to try. None: all that go with the model.
         backends: The runtimes to try.
         threads: Threads of a model when it answers.
         picture: An image file, where `latency_e2e` is bound.
@@ -75,7 +78,7 @@ class Planner:
 
     dataset: DataSet
     budget: Budget
-    levers: Sequence[Lever]
+    levers: Sequence[Lever] | None
     backends: Sequence[Backend]
     threads: int
     picture: Path | None
@@ -97,8 +100,8 @@ class Planner:
             why, refusal = "as asked", None if fits else out_of_reach(ends, self.budget)
         if refusal and not anyway:
             raise BudgetError(refusal)
-        self.progress(Event("model", f"{model}: {why}"))
         form = self.form(model)
+        self.progress(Event("model", f"{model}: {why}" + ("" if form.levers else "; without levers")))
         network = form.build().eval()
         results = self._priced(network, self._candidates(network), RANKING)
         if self._bound("memory"):
@@ -120,12 +123,19 @@ class Planner:
         return [with_cost(result, "memory", least) for result in results]
 
     def form(self, model: str) -> Form:
-        """`model` for the classes of the images, in the form that the levers train."""
-        levers = tuple(Step(lever.name) for lever in self.levers)
-        return Form(model, {"num_classes": len(self.dataset.classes)}, levers)
+        """`model` for the classes of the images, which have three channels, in the form that the levers train."""
+        arguments = {"num_classes": len(self.dataset.classes)}
+        with torch.device("meta"):
+            network = create_model(model, **arguments)
+        if resolve_model_data_config(network)["input_size"][0] != 3:
+            arguments["in_chans"] = 3
+        return Form(model, arguments, tuple(Step(lever.name) for lever in self._levers(network)))
+
+    def _levers(self, network: nn.Module) -> Sequence[Lever]:
+        return [lever for lever in LEVERS if not lever.why_not(network)] if self.levers is None else self.levers
 
     def _candidates(self, network: nn.Module) -> list[Candidate]:
-        return candidates(network, self.levers, self.backends, this_device())
+        return candidates(network, self._levers(network), self.backends, this_device())
 
     def _conditions(self, network: nn.Module) -> Conditions:
         return Conditions(preprocessing_of(network).image_size, threads=self.threads)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 from torch.func import functional_call
+from torch.nn import Sequential
 from torch.nn import functional as F
 
 from anyvit.deploy.reference import load_reference
@@ -32,13 +33,13 @@ def _model(golden: Golden) -> dict[str, object]:
 
 
 def _stages(model: HSViT, images: Tensor) -> dict[str, Tensor]:
-    stages = list(model.trunk)[:1] if isinstance(model.trunk, torch.nn.Sequential) else []
+    first = {"conv_stage0": model.trunk[0](images)} if isinstance(model.trunk, Sequential) and len(model.trunk) else {}
     tokens = model.tokens(images)
     groups = [model.attention.enter(tokens)]
     for block in model.attention.blocks:
         groups.append(block(groups[-1]))
     return {
-        **{"conv_stage0": stage(images) for stage in stages},
+        **first,
         "conv_features": model.trunk(images),
         "tokens": tokens,
         "group0_in": groups[0][0],
