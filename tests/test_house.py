@@ -13,7 +13,7 @@ import timm
 
 import anyvit
 from anyvit import errors
-from anyvit.models import PRESETS
+from anyvit.models import VARIANTS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
@@ -72,13 +72,13 @@ def test_a_missing_extra_says_how_to_install_it():
 
 
 def test_our_names_never_hide_timms():
-    for name in PRESETS:
+    for name in VARIANTS:
         assert timm.is_model(name)
         assert timm.models.model_entrypoint(name).__module__.startswith("anyvit.")
     others = [
         name for name in timm.list_models() if timm.models.model_entrypoint(name).__module__.startswith("anyvit.")
     ]
-    assert all(name.startswith("hydravit_") for name in others)
+    assert all(name.startswith(("hydravit_", "hsvit_")) for name in others)
 
 
 def test_the_version_is_the_packages():

@@ -8,6 +8,7 @@ AnyViTError                1
 ├── BundleError            5   a bundle or checkpoint that is damaged, newer, or not one at all
 ├── ExportError            6   an exported model that does not answer like the one it came from
 ├── MissingExtraError      7   a library that an extra would install
+├── SpreadError            8   a model that its boards cannot hold, or too few of them that answer
 └── Interrupted          130   Ctrl-C; the run can be resumed
 """
 
@@ -21,6 +22,7 @@ class AnyViTError(Exception):
     """The root of all errors meant for the user: one line that names the value and the remedy."""
 
     exit_code = 1
+    told = False  # by another process of the same run: it is said once
 
 
 class SettingError(AnyViTError):
@@ -64,6 +66,12 @@ class MissingExtraError(AnyViTError):
 
     def __init__(self, library: str, extra: str) -> None:
         super().__init__(f"{library} is not installed. Install it with: pip install 'anyvit[{extra}]'")
+
+
+class SpreadError(AnyViTError):
+    """A model that its boards cannot hold, or too few of them that answer."""
+
+    exit_code = 8
 
 
 class Interrupted(AnyViTError):  # noqa: N818  (an end the user asked for)

@@ -46,11 +46,15 @@ class Golden:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        return {name: value.float() for name, value in self.under("w").items()}
+        return {name: _at_least_float32(value) for name, value in self.under("w").items()}
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        return {name: value.float() if value.is_floating_point() else value for name, value in self.under("in").items()}
+        return {name: _at_least_float32(value) for name, value in self.under("in").items()}
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from anyvit.deploy.bundle import Bundle
 from anyvit.errors import SettingError
 from anyvit.jobs import measure as job
 from anyvit.jobs.measure import measure
+from anyvit.scaling.spread.boards import CostTable
 from tests.conftest import HASTY, TINY
 
 
@@ -73,6 +74,25 @@ def test_the_promise_is_proved_anew(own_bundle, monkeypatch):
     latency, accuracy = promise["bounds"]
     assert (latency["value"], latency["rounds"], latency["met"]) == (0.004, rounds, False)
     assert accuracy == bounds[1]
+
+
+@pytest.mark.parametrize(("model", "modes"), [("hsvit_c2a2_8", {"hub", "boards"}), (TINY, {"heads"})])
+def test_a_cost_table(model, modes, tmp_path, monkeypatch):
+    whole = job.measure_costs
+    monkeypatch.setattr(job, "measure_costs", lambda *args, **options: whole(*args, **options, **HASTY))
+    measurement = measure(model, cost_table=str(tmp_path / "table.json"))
+    assert measurement.results == []
+    assert CostTable.load(tmp_path / "table.json") == measurement.cost_table
+    assert set(measurement.cost_table.seconds) == modes
+    with pytest.raises(SettingError, match="a cost table holds the seconds of one image: leave out batch 2"):
+        measure(model, batch=2, cost_table=str(tmp_path / "other.json"))
+
+
+def test_a_cost_table_of_a_bundle_leaves_the_bundle(own_bundle, tmp_path, monkeypatch):
+    whole, before = job.measure_costs, (own_bundle / "bundle.json").read_bytes()
+    monkeypatch.setattr(job, "measure_costs", lambda *args, **options: whole(*args, **options, **HASTY))
+    assert sorted(measure(str(own_bundle), cost_table=str(tmp_path / "t.json")).cost_table.seconds) == ["heads"]
+    assert (own_bundle / "bundle.json").read_bytes() == before
 
 
 def test_a_bundle_has_its_own_weights(finished):

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from anyvit.cli.progress import ShowProgress
-from anyvit.cli.show import JsonOption, say, show_json, show_results
+from anyvit.cli.show import JsonOption, say, show_json, show_results, show_table
+
+if TYPE_CHECKING:
+    from anyvit.scaling.spread.boards import CostTable
 
 Model = Annotated[str, typer.Argument(help="A registered name, ours or timm's, or the folder of a bundle.")]
 Weights = Annotated[str | None, typer.Option(help="A file of weights, or `pretrained`.")]
 Batch = Annotated[int, typer.Option(help="Images a call.")]
 Threads = Annotated[int, typer.Option(help="Threads of the model.")]
+TableFile = Annotated[
+    str | None, typer.Option(help="Measure the parts that boards may take instead, and write them to this file.")
+]
 
 
 def measure(
-    model: Model, weights: Weights = None, batch: Batch = 1, threads: Threads = 1, json: JsonOption = False
+    model: Model,
+    weights: Weights = None,
+    batch: Batch = 1,
+    threads: Threads = 1,
+    cost_table: TableFile = None,
+    json: JsonOption = False,
 ) -> None:
     """Parameters, MACs, size, memory, latency and throughput on this machine. A bundle's figures are renewed."""
     import anyvit
 
     with ShowProgress() as progress:
-        measurement = anyvit.measure(model, weights=weights, batch=batch, threads=threads, progress=progress)
+        measurement = anyvit.measure(
+            model, weights=weights, batch=batch, threads=threads, cost_table=cost_table, progress=progress
+        )
     if json:
         show_json(measurement)
         return
@@ -31,4 +44,28 @@ def measure(
         f"{measurement.model} on {measurement.device}\n"
         f"{conditions.image_size} px, batch {conditions.batch}, threads {conditions.threads}"
     )
-    show_results(measurement.results)
+    if measurement.cost_table:
+        _show_costs(measurement.cost_table)
+        say(f"written to {cost_table}: name it as cost_table in devices.yaml")
+    else:
+        show_results(measurement.results)
+
+
+def _show_costs(table: CostTable) -> None:
+    """Seconds by number of groups, or heads, a column a mode; the hub's own work is that of no groups."""
+    from anyvit.costs.budget import format_cost
+
+    modes = {mode: {**by_count, **_at_zero(table, mode)} for mode, by_count in table.seconds.items()}
+    unit = "heads" if "heads" in modes else "groups"
+    titles = {"hub": "trunk on the hub", "boards": "trunk on the boards", "heads": "sub-model"}
+    counts = sorted({count for by_count in modes.values() for count in by_count})
+    rows = [
+        (str(count) if count else "the hub's own", *(format_cost("latency", each[count]) for each in modes.values()))
+        for count in counts
+    ]
+    columns = [titles[mode] for mode in modes]
+    show_table((unit, *columns), rows, right=columns)
+
+
+def _at_zero(table: CostTable, mode: str) -> dict[int, float]:
+    return {0: table.hub_s[mode]} if mode in table.hub_s else {}

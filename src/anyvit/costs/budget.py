@@ -11,22 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from anyvit.costs.units import BYTES, TIME, read_amount
 from anyvit.errors import SettingError, unknown
 
-_TIME = {
-    "ns": Fraction(1, 10**9),
-    **dict.fromkeys(("us", "usec", "microsecond"), Fraction(1, 10**6)),
-    **dict.fromkeys(("ms", "msec", "millisecond"), Fraction(1, 1000)),
-    **dict.fromkeys(("s", "sec", "second"), Fraction(1)),
-    **dict.fromkeys(("min", "minute"), Fraction(60)),
-}
-_BYTES = {
-    **dict.fromkeys(("b", "byte"), Fraction(1)),
-    **dict.fromkeys(("kb", "k", "kilobyte"), Fraction(10**3)),
-    **dict.fromkeys(("mb", "m", "megabyte"), Fraction(10**6)),
-    **dict.fromkeys(("gb", "g", "gigabyte"), Fraction(10**9)),
-    **{"kib": Fraction(2**10), "mib": Fraction(2**20), "gib": Fraction(2**30)},
-}
 _NUMBERS = {
     "": Fraction(1),
     **dict.fromkeys(("k", "thousand"), Fraction(10**3)),
@@ -36,7 +23,7 @@ _NUMBERS = {
 }
 _PARAMS = _NUMBERS | {number + noun: size for number, size in _NUMBERS.items() for noun in ("param", "parameter")}
 _MACS = _NUMBERS | {number + "mac": size for number, size in _NUMBERS.items()}
-_RATES = {f"/{unit}": 1 / size for unit, size in _TIME.items()} | {"fps": Fraction(1), "hz": Fraction(1)}
+_RATES = {f"/{unit}": 1 / size for unit, size in TIME.items()} | {"fps": Fraction(1), "hz": Fraction(1)}
 _SHARES = {"": Fraction(1), "%": Fraction(1, 100), "percent": Fraction(1, 100)}
 
 
@@ -52,11 +39,11 @@ class Cost:
 
 
 COSTS: Mapping[str, Cost] = {
-    "latency": Cost("median time of one call, from the preprocessed batch", "<=", _TIME, "ms, s, us, ns, min", "s"),
-    "latency_p95": Cost("95th percentile of the same", "<=", _TIME, "ms, s, us, ns, min", "s"),
-    "latency_e2e": Cost("the same with reading and preprocessing", "<=", _TIME, "ms, s, us, ns, min", "s"),
-    "memory": Cost("peak rise over the imported runtime", "<=", _BYTES, "MB, GB, kB, B, MiB, GiB, KiB", "B"),
-    "size": Cost("the weights as saved", "<=", _BYTES, "MB, GB, kB, B, MiB, GiB, KiB", "B"),
+    "latency": Cost("median time of one call, from the preprocessed batch", "<=", TIME, "ms, s, us, ns, min", "s"),
+    "latency_p95": Cost("95th percentile of the same", "<=", TIME, "ms, s, us, ns, min", "s"),
+    "latency_e2e": Cost("the same with reading and preprocessing", "<=", TIME, "ms, s, us, ns, min", "s"),
+    "memory": Cost("peak rise over the imported runtime", "<=", BYTES, "MB, GB, kB, B, MiB, GiB, KiB", "B"),
+    "size": Cost("the weights as saved", "<=", BYTES, "MB, GB, kB, B, MiB, GiB, KiB", "B"),
     "params": Cost("number of parameters", "<=", _PARAMS, "M, k, G, million, billion, or a bare number", ""),
     "macs": Cost("multiply-accumulates of one image", "<=", _MACS, "G, M, k, GMACs, MMACs, or a bare number", ""),
     "throughput": Cost("images answered in a second", ">=", _RATES, "/s, /min, images/s, fps", "/s"),
@@ -67,8 +54,6 @@ COSTS: Mapping[str, Cost] = {
 _OPERATORS = {"<": "<=", "<=": "<=", "=<": "<=", "≤": "<=", ">": ">=", ">=": ">=", "=>": ">=", "≥": ">="}
 _SEPARATOR = re.compile(r"[,;]\s*and\b|[,;]|\band\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"([a-z][a-z0-9_\- ]*?)\s*([<>=≤≥:]+)\s*(.*)", re.IGNORECASE)
-_AMOUNT = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d{1,3})?)\s*(\D.*)?", re.IGNORECASE | re.ASCII)
-_NOT_FINITE = re.compile(r"[+-]?(nan|inf|∞).*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,34 +170,6 @@ def _bound(clause: str, budget: str) -> Bound:
         raise SettingError(unknown("cost", name, COSTS))
     if sign not in _OPERATORS:
         raise SettingError(f"{clause!r}: {name} is bounded with {COSTS[name].operator}, not with {sign}.")
-    text = f"{name}{_OPERATORS[sign]}{' '.join(amount.split())}"
-    return Bound(name, _OPERATORS[sign], _amount(name, amount, text), text)
-
-
-def _amount(name: str, amount: str, text: str) -> float:
-    """The amount in base units; nan, infinities and what overflows come out as infinite, for `Bound` to refuse."""
-    if _NOT_FINITE.fullmatch(amount):
-        return math.inf
-    cost = COSTS[name]
-    usual = cost.known.split(",")[0]
-    parts = _AMOUNT.fullmatch(amount)
-    if parts is None:
-        raise SettingError(f"{text}: {amount!r} is not an amount. Write it like {name}{cost.operator}5{usual}.")
-    number, unit = parts[1], (parts[2] or "").strip()
-    size = cost.units.get(_plain(unit))
-    if size is None and not unit:
-        raise SettingError(f"{text} lacks a unit. Write {text}{usual}. Known: {cost.known}.")
-    if size is None:
-        raise SettingError(f"{text}: unknown unit {unit!r} of {name}. Known: {cost.known}.")
-    try:
-        return float(Fraction(number) * size)
-    except OverflowError:
-        return math.inf
-
-
-def _plain(unit: str) -> str:
-    """A unit in lower case, singular, without spaces and what is counted: `Images per Seconds` becomes `/second`."""
-    unit = re.sub(r"\s+", "", unit.lower()).replace("µ", "u").replace("μ", "u")
-    unit = re.sub(r"per(?!cent)", "/", unit)
-    unit = re.sub(r"^(image|img|frame)s?(?=/)", "", unit)
-    return unit.removesuffix("s") if len(unit) > 3 else unit
+    cost, sign, amount = COSTS[name], _OPERATORS[sign], " ".join(amount.split())
+    value = read_amount(amount, cost.units, cost.known, name=name, sign=sign)
+    return Bound(name, sign, value, f"{name}{sign}{amount}")

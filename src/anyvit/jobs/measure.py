@@ -1,11 +1,15 @@
-"""What a model costs on this machine; for a bundle, the figures and the promise measured anew and kept."""
+"""What a model costs on this machine: its candidates, or its parts for a cost table.
+
+For a bundle, the figures and the promise are measured anew and kept.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anyvit.backends import BACKENDS
 from anyvit.costs.budget import Budget
@@ -14,12 +18,18 @@ from anyvit.deploy.bundle import DOCUMENT, Bundle
 from anyvit.deploy.promise import bundled_memory, prove, untrained_memory, whole_call
 from anyvit.deploy.reference import load_weights
 from anyvit.errors import BundleError, SettingError
+from anyvit.files import write_text
 from anyvit.jobs.plan import preprocessing_of, with_cost
 from anyvit.protocols import Device, Event, Progress, silent
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, price
 from anyvit.scaling.search import candidates, pareto, primary_cost
+from anyvit.scaling.spread.boards import CostTable
+from anyvit.scaling.spread.pace import measure_costs
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +40,7 @@ class Measurement:
     device: Device
     conditions: Conditions
     results: Sequence[Result]
+    cost_table: CostTable | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -37,6 +48,7 @@ class Measurement:
             "device": {**asdict(self.device), "fingerprint": self.device.fingerprint},
             "conditions": asdict(self.conditions),
             "results": [result.to_json() for result in self.results],
+            "cost_table": self.cost_table and self.cost_table.to_json(),
         }
 
 
@@ -46,6 +58,7 @@ def measure(
     weights: str | None = None,
     batch: int = 1,
     threads: int = 1,
+    cost_table: str | None = None,
     progress: Progress = silent,
 ) -> Measurement:
     """Parameters, MACs, size, memory, latency and throughput here, for each precision and runtime.
@@ -56,25 +69,27 @@ def measure(
         weights: A file of weights, or `pretrained`. Costs hardly depend on them.
         batch: Images a call, for latency.
         threads: Threads of the model.
+        cost_table: Instead, measure the parts that boards may take of it (of an HSViT 1, 2, 4, … groups, of a plain
+            ViT sub-models of 1, 2, 4, … heads) and write the table to this file, for `devices.yaml` to name.
         progress: Called with news.
 
     Raises:
-        ModelError: There is no such model.
+        ModelError: There is no such model, or it cannot be spread.
         BundleError: The bundle is damaged.
-        SettingError: `weights` are given for a bundle, or a number is below 1.
+        SettingError: `weights` are given for a bundle, a number is below 1, or `batch` is not 1 for a cost table.
     """
-    if (Path(model) / DOCUMENT).exists():
-        if weights:
-            raise SettingError(f"{model} is a bundle and has its own weights: leave out {weights!r}.")
+    bundled = (Path(model) / DOCUMENT).exists()
+    if bundled and weights:
+        raise SettingError(f"{model} is a bundle and has its own weights: leave out {weights!r}.")
+    if cost_table:
+        return _measure_parts(model, weights, batch, threads, Path(cost_table), progress)
+    if bundled:
         return _measure_bundle(Bundle.load(model), progress)
     return _measure_name(model, weights, batch, threads, progress)
 
 
 def _measure_name(name: str, weights: str | None, batch: int, threads: int, progress: Progress) -> Measurement:
-    form = Form(name)
-    model = form.build(pretrained=weights == "pretrained").eval()
-    if weights and weights != "pretrained":
-        load_weights(model, Path(weights))
+    form, model = Form(name), _named(name, weights)
     conditions = Conditions(preprocessing_of(model).image_size, batch, threads)
     device = this_device()
     wanted = candidates(model, [], BACKENDS, device)
@@ -82,6 +97,25 @@ def _measure_name(name: str, weights: str | None, batch: int, threads: int, prog
     progress(Event("measure", "memory, in new processes"))
     results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]
     return Measurement(name, device, conditions, results)
+
+
+def _named(name: str, weights: str | None) -> nn.Module:
+    model = Form(name).build(pretrained=weights == "pretrained").eval()
+    if weights and weights != "pretrained":
+        load_weights(model, Path(weights))
+    return model
+
+
+def _measure_parts(
+    name: str, weights: str | None, batch: int, threads: int, file: Path, progress: Progress
+) -> Measurement:
+    if batch != 1:
+        raise SettingError(f"a cost table holds the seconds of one image: leave out batch {batch}.")
+    bundled = (Path(name) / DOCUMENT).exists()
+    model = Bundle.load(name).model() if bundled else _named(name, weights)
+    table = measure_costs(model, name, threads=threads, progress=progress)
+    write_text(file, json.dumps(table.to_json(), indent=2) + "\n")
+    return Measurement(name, this_device(), Conditions(preprocessing_of(model).image_size, 1, threads), [], table)
 
 
 def _measure_bundle(bundle: Bundle, progress: Progress) -> Measurement:

@@ -98,7 +98,7 @@ def channels_of(heads: Sequence[int] | Tensor, head_dim: int) -> Tensor:
     return (torch.as_tensor(heads)[:, None] * head_dim + torch.arange(head_dim)).flatten()
 
 
-def take(cut: Cut[Tensor], tensor: Tensor) -> Tensor:
+def take(cut: Cut[Tensor] | Cut[Tensor | None], tensor: Tensor) -> Tensor:
     """The rows and columns of `tensor` that stay, in memory of its own."""
     chosen = [(dim, positions) for dim, positions in enumerate(cut.stays) if positions is not None]
     if not chosen:
