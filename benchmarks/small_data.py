@@ -41,6 +41,7 @@ MODELS = {
     "hsvit_c2a2": ("hsvit_c2a2_32", {}),
     "vit_0.8M": ("vit_tiny_patch16_224", {**PLAIN_VIT, "embed_dim": 128, "depth": 4, "num_heads": 4}),
     "resnet18": ("resnet18", {}),
+    "resnet18_small_images": ("resnet18", {}),
     "hsvit_c3a4": ("hsvit_c3a4_32", {}),
     "vit_2.2M": ("vit_tiny_patch16_224", {**PLAIN_VIT, "embed_dim": 192, "depth": 5, "num_heads": 6}),
     "hsvit_c2a2_group_drop": ("hsvit_c2a2_32", {"group_drop_rate": 0.25}),
@@ -79,7 +80,10 @@ def made(name: str, seed: int) -> nn.Module:
     """A model with fresh weights."""
     torch.manual_seed(seed)
     registered, arguments = MODELS[name]
-    return create_model(registered, num_classes=10, **arguments)
+    model = create_model(registered, num_classes=10, **arguments)
+    if name == "resnet18_small_images":  # as is usual for 32 px: the stem keeps the size
+        model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    return model
 
 
 def trained(model: nn.Module, dataset: DataSet, folder: Path, seed: int) -> dict[str, float]:

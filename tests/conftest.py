@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 
 import anyvit
+from tests.processes import starter
 
 TINY = "hydravit_tiny_patch2_8"
 HASTY = {"warmup_runs": 1, "warmup_s": 0.0, "runs": 3, "rounds": 1, "min_time_s": 0.0}
@@ -23,6 +25,15 @@ def ctrl_c():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture(scope="session")
+def processes(tmp_path_factory):
+    """Runs functions in several processes at once: `processes.run(4, function, *arguments)`."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    with starter(tmp_path_factory.mktemp("processes")) as processes:
+        yield processes
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Every fenced snippet of the documentation runs, page by page, in a folder of its own.
 
 `python` blocks share one namespace a page; `bash` blocks hold commands of AnyViT, one a line; a `text` block is what
-the block above it has printed.
+the block above it has printed. `console` blocks are for terminals of several processes or machines and do not run.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ def test_snippets_run(page, folder):
         line = text.count("\n", 0, block.start(2))
         if language == "python":
             printed = run_python(code, page, line, names)
+        elif language == "console":
+            continue
         elif language == "bash":
             printed = run_commands(code, page, line + 1)
         else:
@@ -92,6 +94,6 @@ def test_every_cost_has_its_line():
 def test_every_benchmark_has_its_line():
     folder = ROOT / "benchmarks"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    shared = ("interleaved.py", "training_runs.py")
+    shared = ("interleaved.py", "training_runs.py", "boards.py", "delay.py")
     scripts = [script.name for script in folder.glob("*.py") if script.name not in shared]
     assert [script for script in scripts if f"]({script})" not in text] == []

@@ -46,11 +46,11 @@ def test_booleans_are_keyword_only(file):
             positional = node.args.args[-len(node.args.defaults) :] if node.args.defaults else []
             for argument, default in zip(positional, node.args.defaults, strict=True):
                 is_switch = isinstance(default, ast.Constant) and isinstance(default.value, bool)
-                assert not is_switch or argument.arg in TIMMS_OWN, f"{node.name}({argument.arg})"
+                assert not is_switch or argument.arg in GIVEN, f"{node.name}({argument.arg})"
 
 
-TIMMS_OWN = {"pretrained", "pre_logits"}
-"""Arguments whose place timm has given."""
+GIVEN = {"pretrained", "pre_logits", "norm", "stop_early", "intermediates_only", "enable", "coarse", "mode", "strict"}
+"""Arguments whose place timm or PyTorch has given."""
 
 
 def test_tests_mirror_the_sources():

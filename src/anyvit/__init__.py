@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from anyvit.jobs.measure import measure as measure
     from anyvit.jobs.predict import predict as predict
     from anyvit.jobs.quickstart import quickstart as quickstart
+    from anyvit.jobs.spread import spread as spread
+    from anyvit.jobs.worker import worker as worker
     from anyvit.models.hydravit import elastic as elastic
 
 __version__ = "0.1.0"
@@ -36,6 +38,8 @@ _HOMES = {
     "measure": "anyvit.jobs.measure",
     "predict": "anyvit.jobs.predict",
     "quickstart": "anyvit.jobs.quickstart",
+    "spread": "anyvit.jobs.spread",
+    "worker": "anyvit.jobs.worker",
 }
 
 __all__ = sorted(_HOMES)

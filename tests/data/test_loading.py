@@ -24,9 +24,16 @@ def split():
     return Split(ArrayImages(arrays, [str(i) for i in range(11)]), np.arange(11))
 
 
-def stream(split, *, start=0, count=8, seed=3, batch_size=4, workers=0, augmentation=STRONG):
+def stream(split, *, start=0, count=8, seed=3, batch_size=4, workers=0, augmentation=STRONG, share=(0, 1)):
     loader = training_loader(
-        split, PREPROCESSING, augmentation, batch_size=batch_size, seed=seed, position=lambda: start, workers=workers
+        split,
+        PREPROCESSING,
+        augmentation,
+        batch_size=batch_size,
+        seed=seed,
+        position=lambda: start,
+        workers=workers,
+        share=share,
     )
     return list(islice(loader, count))
 
@@ -69,6 +76,14 @@ def test_fewer_images_than_a_batch_make_one_batch_of_all(split):
     for images, labels in stream(split, batch_size=64, count=3):
         assert sorted(labels.tolist()) == list(range(11))
         assert images.shape == (11, 3, 8, 8)
+
+
+def test_shares_make_up_the_batches(split):
+    whole = [y.tolist() for _, y in stream(split, batch_size=4)]
+    shares = [[y.tolist() for _, y in stream(split, batch_size=4, share=(which, 2))] for which in (0, 1)]
+    assert [one + other for one, other in zip(*shares, strict=True)] == whole
+    with pytest.raises(SettingError, match="batches of 4 images cannot be shared by 3"):
+        stream(split, batch_size=4, share=(0, 3))
 
 
 def test_the_common_generators_are_left_alone(split):

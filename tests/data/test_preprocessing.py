@@ -60,3 +60,11 @@ def test_survives_json():
 def test_refuses_what_is_out_of_range(arguments, words):
     with pytest.raises(SettingError, match=words):
         Preprocessing(**arguments)
+
+
+def test_batches_of_pixels_are_normalized_as_images_are():
+    rule = Preprocessing(4, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.1))
+    images = [Image.effect_noise((4, 4), 90).convert("RGB") for _ in range(3)]
+    pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
+    expected = torch.stack([rule.normalize(image) for image in images])
+    torch.testing.assert_close(rule.normalize_batch(pixels), expected, rtol=0, atol=1e-6)

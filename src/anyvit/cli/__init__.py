@@ -16,6 +16,8 @@ from anyvit.cli.measure import measure
 from anyvit.cli.predict import predict
 from anyvit.cli.quickstart import quickstart
 from anyvit.cli.show import complain
+from anyvit.cli.spread import spread
+from anyvit.cli.worker import worker
 from anyvit.errors import AnyViTError, Interrupted
 
 app = typer.Typer(
@@ -26,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, predict, quickstart, evaluate, export, measure, list_command, doctor):
+for command in (fit, predict, quickstart, evaluate, export, measure, list_command, doctor, spread, worker):
     app.command()(command)
 
 
@@ -35,7 +37,8 @@ def main() -> None:
     try:
         app()
     except AnyViTError as error:
-        complain(error)
+        if not error.told:
+            complain(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         complain(Interrupted("interrupted."))

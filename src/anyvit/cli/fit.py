@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from typing import Annotated
 
 import typer
 
 from anyvit.cli.progress import ShowProgress
 from anyvit.cli.show import show_bundle
+from anyvit.protocols import silent
 
 Data = Annotated[
     str,
@@ -27,6 +30,7 @@ Epochs = Annotated[float | None, typer.Option(help="How often training sees each
 Time = Annotated[str | None, typer.Option(help="Time for the whole run, search included: 90s, 20m, 2h.")]
 Seed = Annotated[int, typer.Option(help="Everything random follows from it.")]
 Threads = Annotated[int, typer.Option(help="Threads of the model when it answers; training uses all cores.")]
+Spread = Annotated[str | None, typer.Option(help="Train an HSViT in torchrun's processes: groups[:hub][,data=ROWS].")]
 Recipe = Annotated[str | None, typer.Option(help="A recipe by name, or a JSON or TOML file. [by size of data]")]
 Anyway = Annotated[bool, typer.Option("--anyway", help="Train even where no candidate meets the budget.")]
 
@@ -43,13 +47,15 @@ def fit(
     time: Time = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    spread: Spread = None,
     recipe: Recipe = None,
     anyway: Anyway = False,
 ) -> None:
     """Train once, measure every subnetwork on this machine, and keep the best one inside the budget."""
     import anyvit
 
-    with ShowProgress() as progress:
+    follows = spread is not None and os.environ.get("RANK", "0") != "0"  # the first process speaks for all
+    with nullcontext(silent) if follows else ShowProgress() as progress:
         bundle = anyvit.fit(
             data,
             budget=budget,
@@ -62,8 +68,10 @@ def fit(
             time=time,
             seed=seed,
             threads=threads,
+            spread=spread,
             recipe=recipe,
             anyway=anyway,
             progress=progress,
         )
-    show_bundle(bundle)
+    if not follows:
+        show_bundle(bundle)

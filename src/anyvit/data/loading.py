@@ -22,7 +22,7 @@ from anyvit.data.augmentation import Augmentation, seeded
 from anyvit.data.dataset import Split
 from anyvit.data.decode import BrokenImageError
 from anyvit.data.preprocessing import Preprocessing
-from anyvit.errors import DataError
+from anyvit.errors import DataError, SettingError
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, 3, S, S) float32 and labels (B,) int64."""
@@ -56,6 +56,7 @@ def training_loader(
     seed: int,
     position: Callable[[], int],
     workers: int | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> DataLoader[Any]:
     """An endless stream of batches of augmented images.
 
@@ -68,11 +69,17 @@ def training_loader(
         position: The number of the first batch; asked whenever an iteration starts.
         workers: Processes that prepare batches, 0 for none; None picks: none for images in memory on a machine
             without a GPU, otherwise one a spare core, at most eight.
+        share: Which share of each batch this is, and of how many equal ones.
+
+    Raises:
+        SettingError: A batch has no such shares.
     """
     workers = _default_workers(split) if workers is None else workers
+    if (images := min(batch_size, len(split))) % share[1]:
+        raise SettingError(f"batches of {images} images cannot be shared by {share[1]}: set another batch_size.")
     return DataLoader(
         _Augmented(split, preprocessing, augmentation, seed),
-        batch_sampler=_Positions(len(split), batch_size, seed, position),
+        batch_sampler=_Positions(len(split), batch_size, seed, position, share),
         num_workers=workers,
         worker_init_fn=_leave_ctrl_c_to_the_parent,
         pin_memory=torch.cuda.is_available(),
@@ -88,20 +95,25 @@ def steps_per_epoch(split: Split, batch_size: int) -> int:
 class _Positions:
     """Endless batches of (epoch, index), beginning with batch number `position()`."""
 
-    def __init__(self, length: int, batch_size: int, seed: int, position: Callable[[], int]) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, position: Callable[[], int], share: tuple[int, int]
+    ) -> None:
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
         self.position = position
+        self.share = share
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         batches = max(1, self.length // self.batch_size)
         epoch, first = divmod(self.position(), batches)
+        which, shares = self.share
         while True:
             order = np.random.default_rng((self.seed, epoch)).permutation(self.length)
             for place in range(first, batches):
                 batch = order[place * self.batch_size : (place + 1) * self.batch_size]
-                yield [(epoch, index) for index in batch.tolist()]
+                own = batch[which * len(batch) // shares : (which + 1) * len(batch) // shares]
+                yield [(epoch, index) for index in own.tolist()]
             epoch, first = epoch + 1, 0
 
 
@@ -169,7 +181,8 @@ def _collate_whole(items: list[tuple[Tensor, int] | None]) -> Batch | None:
 def _default_workers(split: Split) -> int:
     if split.images.in_memory and not torch.cuda.is_available():
         return 0
-    return min(8, max(1, (os.cpu_count() or 1) - 1))
+    trainings = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's: processes on this machine
+    return min(8, max(1, (os.cpu_count() or 1) // trainings - 1))
 
 
 def _leave_ctrl_c_to_the_parent(worker: int) -> None:

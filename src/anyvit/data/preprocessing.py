@@ -65,6 +65,11 @@ class Preprocessing:
         pixels = (np.asarray(image, dtype=np.float32) / np.float32(255) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
+    def normalize_batch(self, pixels: Tensor) -> Tensor:
+        """The same for pixels as tensors, uint8 (B, 3, H, W)."""
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(3, 1, 1) for values in (self.mean, self.std))
+        return (pixels.to(torch.float32) / 255 - mean) / std
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"mean": list(self.mean), "std": list(self.std)}
 

@@ -18,7 +18,8 @@ from anyvit.costs.budget import COSTS, Bound, Budget, format_cost
 from anyvit.data import Split
 from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.plots import pareto_plot, training_plot
-from anyvit.deploy.runtime import Prediction, Predictor
+from anyvit.deploy.prediction import Prediction
+from anyvit.deploy.runtime import Predictor
 from anyvit.files import write_text
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.search import TIMED, pareto

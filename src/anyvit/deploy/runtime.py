@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -14,39 +11,14 @@ from PIL import Image
 from torch import Tensor
 
 from anyvit.costs.budget import Budget
-from anyvit.data.decode import decode, standardize
 from anyvit.deploy.bundle import Bundle
-from anyvit.errors import DataError, SettingError
+from anyvit.deploy.prediction import Answer, Answering
+from anyvit.errors import SettingError
 from anyvit.protocols import Runner
 from anyvit.scaling.candidate import Result
 
-Source = str | Path | bytes | Image.Image
-"""An image: the path of a file, the bytes of one, or what Pillow has opened."""
 
-Named = tuple[str, Callable[[], Image.Image]]
-"""An image that is not read yet: what the user knows it by, and how to load it upright and in RGB."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model says about an image.
-
-    Attributes:
-        name: What the user knows the image by.
-        label: The most probable class; None where the image cannot be read.
-        probability: Its probability.
-        top: The most probable classes with their probabilities, falling.
-        error: Why the image cannot be read, where it cannot.
-    """
-
-    name: str
-    label: str | None = None
-    probability: float | None = None
-    top: tuple[tuple[str, float], ...] = ()
-    error: str | None = None
-
-
-class Predictor:
+class Predictor(Answering):
     """Answers with the candidates of a bundle, on as many threads as they were measured with.
 
     A runner is prepared when a budget first asks for it, and kept; all share one set of weights.
@@ -54,80 +26,67 @@ class Predictor:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
+        self.classes = bundle.classes
         self._runners: dict[str, Runner] = {}
 
-    def predict(
-        self,
-        images: Source | Iterable[Source],
-        *,
-        budget: str | Budget | None = None,
-        top_k: int = 1,
-        batch_size: int = 1,
-    ) -> list[Prediction]:
-        """An answer for each image, in order; for one that cannot be read, why.
+    def _input(self, image: Image.Image) -> Tensor:
+        return self.bundle.preprocessing(image)
 
-        Args:
-            images: Paths, bytes of image files, or Pillow images; one or many.
-            budget: Answer with the most accurate candidate inside it. None: with the chosen one.
-            top_k: How many classes to name.
-            batch_size: Images a call of the model.
-
-        Raises:
-            BudgetError: No candidate is inside `budget`.
-            SettingError: `top_k` or `batch_size` is below 1.
-        """
-        sources = [images] if isinstance(images, str | Path | bytes | Image.Image) else images
-        named = (_named(source, index) for index, source in enumerate(sources))
-        return list(self.answers(named, budget=budget, top_k=top_k, batch_size=batch_size))
-
-    def answers(
-        self, images: Iterable[Named], *, budget: str | Budget | None = None, top_k: int = 1, batch_size: int = 1
-    ) -> Iterator[Prediction]:
-        """As `predict`, one after the other: images are loaded when their turn comes, a batch at a time."""
-        for name, value in (("top_k", top_k), ("batch_size", batch_size)):
-            if value < 1:
-                raise SettingError(f"{name} is {value}: it must be at least 1.")
+    def _asking(self, budget: str | Budget | None) -> Callable[[Tensor], Answer]:
         runner = self._runner(self.bundle.pick(budget))
-        remaining = iter(images)
-        while chunk := list(islice(remaining, batch_size)):
-            loaded = [(name, self._load(name, load)) for name, load in chunk]
-            inputs = [tensor for _, tensor in loaded if isinstance(tensor, Tensor)]
-            probabilities = iter(self._run(runner, torch.stack(inputs)) if inputs else ())
-            for name, tensor in loaded:
-                if isinstance(tensor, Tensor):
-                    yield self._prediction(name, next(probabilities), top_k)
-                else:
-                    yield Prediction(name, error=tensor)
+
+        def ask(images: Tensor) -> Answer:
+            with threads(self.bundle.conditions.threads):
+                probabilities = runner(images)
+            return lambda: (probabilities, None)
+
+        return ask
 
     def _runner(self, result: Result) -> Runner:
         if result.id not in self._runners:
             self._runners[result.id] = self.bundle.runner(result)
         return self._runners[result.id]
 
-    def _load(self, name: str, load: Callable[[], Image.Image]) -> Tensor | str:
-        try:
-            return self.bundle.preprocessing(load())
-        except DataError as error:
-            words = str(error)
-            return words if name in words else f"{name} ({words})"
 
-    def _run(self, runner: Runner, images: Tensor) -> Tensor:
-        with threads(self.bundle.conditions.threads):
-            return runner(images)
+def load(
+    bundle: str | Path,
+    *,
+    quorum: int | None = None,
+    deadline: str | None = None,
+    transport: str | None = None,
+    token_file: str | None = None,
+    tls_ca: str | None = None,
+) -> Answering:
+    """Open a bundle, or a folder placed on boards, to answer with it.
 
-    def _prediction(self, name: str, probabilities: Tensor, top_k: int) -> Prediction:
-        values, indices = probabilities.topk(min(top_k, len(self.bundle.classes)))
-        labels = (self.bundle.classes[index] for index in indices.tolist())
-        top = tuple(zip(labels, values.tolist(), strict=True))
-        return Prediction(name, *top[0], top)
-
-
-def load(bundle: str | Path) -> Predictor:
-    """Open a bundle to answer with it.
+    Args:
+        bundle: The folder that `fit` or `spread` has written. The other arguments are for the latter alone.
+        quorum: The least number of groups, or sub-models, that an answer may come from. None: 1.
+        deadline: How long an answer may take, `500ms`. None: ten times what was planned, at least a second.
+        transport: How boards are reached: `grpc` (None means that) or `ray`.
+        token_file: A file with the token that boards ask for. None: the environment variable ANYVIT_TOKEN.
+        tls_ca: The certificates (PEM) that sign those of the boards. None: connections are not encrypted.
 
     Raises:
-        BundleError: `bundle` is damaged, newer than this AnyViT reads, or no bundle.
+        BundleError: `bundle` is damaged, newer than this AnyViT reads, or neither of the two.
+        SettingError: A value outside its range, or for boards where there are none.
+        MissingExtraError: The library of the transport is not installed.
     """
+    from anyvit.deploy.spread.placed import is_placed
+    from anyvit.deploy.spread.predictor import open_placed
+
+    for_boards = {
+        "quorum": quorum,
+        "deadline": deadline,
+        "transport": transport,
+        "token_file": token_file,
+        "tls_ca": tls_ca,
+    }
+    if is_placed(bundle):
+        return open_placed(bundle, **for_boards)  # type: ignore[arg-type]
+    given = [name for name, value in for_boards.items() if value is not None]
+    if given:
+        raise SettingError(f"{given[0]} is about boards, and {bundle} is a bundle on this machine: leave it out.")
     opened = Bundle.load(bundle)
     opened.model()  # damaged weights are said now, not at the first image
     return Predictor(opened)
@@ -142,11 +101,3 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _named(source: Source, index: int) -> Named:
-    if isinstance(source, Image.Image):
-        return getattr(source, "filename", "") or f"image {index}", partial(standardize, source)
-    if isinstance(source, bytes):
-        return f"image {index}", partial(decode, source)
-    return str(source), partial(decode, Path(source))

@@ -23,20 +23,25 @@ from anyvit.data import DataSet, open_data
 from anyvit.deploy.bundle import Bundle, write_bundle
 from anyvit.deploy.reference import load_weights
 from anyvit.deploy.report import samples_of, write_report
-from anyvit.errors import BudgetError, SettingError
+from anyvit.errors import BudgetError, ModelError, SettingError
 from anyvit.evaluation.metrics import Scores
-from anyvit.jobs.document import Answer, Author
+from anyvit.jobs.document import Answer, Author, command_line
 from anyvit.jobs.draft import Draft
 from anyvit.jobs.plan import Plan, Planner, sample_picture
-from anyvit.jobs.run_folder import RunFolder
+from anyvit.jobs.run_folder import FollowedFolder, RunFolder
 from anyvit.jobs.settle import missed, settle
 from anyvit.jobs.time_limit import seconds_of
+from anyvit.models import create_model
+from anyvit.models.hsvit import HSViT
 from anyvit.protocols import Backend, Event, Lever, Progress, silent
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.form import Form
 from anyvit.scaling.scoring import score, scores_of
 from anyvit.scaling.shrink import lever_named
+from anyvit.scaling.spread.mesh import Layout, deal
+from anyvit.scaling.spread.parallel import parallelize, why_not_spread
 from anyvit.training.objectives import objective_for
+from anyvit.training.ranks import agreed, count, joined, rank, started_by_torchrun
 from anyvit.training.recipes import RECIPES, find_recipe, recipe_for
 from anyvit.training.trainer import Training, train
 
@@ -57,6 +62,7 @@ def fit(
     time: str | None = None,
     seed: int = 0,
     threads: int = 1,
+    spread: str | None = None,
     recipe: str | None = None,
     anyway: bool = False,
     progress: Progress = silent,
@@ -75,6 +81,8 @@ def fit(
         time: Time for the whole run, search included: `90s`, `20m`, `2h`.
         seed: Everything random follows from it.
         threads: Threads of the model when it answers; training uses all cores.
+        spread: Train an HSViT in all processes that torchrun has started: `groups`, `groups:hub` or `groups,data=2`
+            (docs/distributed-training.md). A run may be resumed in another number of them, or in one.
         recipe: A recipe by name, or a JSON or TOML file. None: by the size of the data and `weights`.
         anyway: Train even where no candidate can meet the budget.
         progress: Called with news.
@@ -91,25 +99,37 @@ def fit(
     """
     asked = {name: value for name, value in locals().items() if name not in ("out", "progress")}
     arguments = {**asked, "budget": str(Budget.parse(budget))}
-    _check(arguments)
+    layout = _check(arguments)
     deadline = clock.monotonic() + seconds_of(time) if time else None
     folder = Path(out) if out else Path("runs") / (Path(data).stem or "run")
-    with RunFolder(folder, arguments) as run:
-        if run.finished:
+    with joined(wanted=layout is not None), _folder_of(folder, arguments) as run:
+        progress = silent if rank() else progress
+        if layout:
+            _check_spread(model, layout)
+        if agreed(lambda: run.finished):
             progress(Event("fit", f"{folder} holds this very run, finished. Choose another --out to run it again."))
-            bundle = Bundle.load(folder)
+            document = agreed(lambda: dict(Bundle.load(folder).document))
         else:
             dataset = _opened(data, seed, progress)
-            author = Author(folder, arguments, dataset, _planned(run, dataset, arguments, progress))
-            training = _trained(author, run, deadline, progress)
-            bundle = _settled(training, author, run, progress)
+            plan = agreed(lambda: _planned(run, dataset, arguments, progress))
+            author = Author(folder, arguments, dataset, Plan.from_json(plan))
+            training = _trained(author, run, layout, deadline, progress)
+            document = agreed(lambda: dict(_settled(training, author, run, progress).document))
         run.finish()
-    if bundle.document["promise"]["status"] == "missed":
-        raise BudgetError(missed(bundle))
+        bundle = Bundle(folder, document)
+        if document["promise"]["status"] == "missed":
+            raise BudgetError(missed(bundle))
     return bundle
 
 
-def _check(arguments: Mapping[str, Any]) -> None:
+def _folder_of(out: Path, arguments: Mapping[str, Any]) -> RunFolder:
+    """The folder of the run, which the first process alone writes. However a training is spread, it is the same run."""
+    if rank():
+        return FollowedFolder(out)
+    return RunFolder(out, {name: value for name, value in arguments.items() if name != "spread"})
+
+
+def _check(arguments: Mapping[str, Any]) -> Layout | None:
     weights, epochs, seed, threads = (arguments[name] for name in ("weights", "epochs", "seed", "threads"))
     if weights and not arguments["model"]:
         raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
@@ -119,6 +139,25 @@ def _check(arguments: Mapping[str, Any]) -> None:
         raise SettingError(f"seed must not be negative: {seed}.")
     if threads < 1:
         raise SettingError(f"threads must be at least 1, not {threads}.")
+    if arguments["spread"] is None:
+        return None
+    layout = Layout.parse(arguments["spread"])
+    if not started_by_torchrun():
+        command = command_line("fit", arguments)
+        raise SettingError(f"--spread takes several processes. Type: torchrun --nproc-per-node 4 -m {command}")
+    return layout
+
+
+def _check_spread(model: str | None, layout: Layout) -> None:
+    """Refuse early what cannot be spread over the processes that there are."""
+    if model is None:
+        raise SettingError("--spread is for a model that has groups: name one with --model, like hsvit_c4a8_32.")
+    with torch.device("meta"):
+        network = create_model(model)
+    if reason := why_not_spread(network):
+        raise ModelError(f"{model}: {reason}.")
+    assert isinstance(network, HSViT)
+    deal(network.num_groups, layout.columns(count()))
 
 
 def _opened(data: str, seed: int, progress: Progress) -> DataSet:
@@ -131,7 +170,8 @@ def _opened(data: str, seed: int, progress: Progress) -> DataSet:
     return dataset
 
 
-def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], progress: Progress) -> Plan:
+def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], progress: Progress) -> Any:
+    """The plan, as JSON."""
     budget = Budget.parse(arguments["budget"])
     planner = Planner(
         dataset,
@@ -143,7 +183,7 @@ def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], pro
         progress,
     )
     decide = partial(planner.plan, arguments["model"], anyway=arguments["anyway"])
-    return Plan.from_json(run.remember(f"plan-{this_device().fingerprint}", lambda: decide().to_json()))
+    return run.remember(f"plan-{this_device().fingerprint}", lambda: decide().to_json())
 
 
 def _levers(names: str) -> list[Lever] | None:
@@ -157,11 +197,11 @@ def _backends(names: str) -> list[Backend]:
 
 
 def _started(form: Form, weights: str | None, seed: int, progress: Progress) -> nn.Module:
-    """The model that training starts from."""
+    """The model that training starts from; the first process gives its weights to all."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = form.build(pretrained=weights == "pretrained")
-    if weights == "pretrained":
+        network = form.build(pretrained=weights == "pretrained" and rank() == 0)
+    if weights == "pretrained" or rank():
         return network
     if weights is None and not all(parameter.requires_grad for parameter in network.parameters()):
         raise SettingError(f"a part of {form.name} does not learn: start from --weights pretrained, or from a file.")
@@ -170,14 +210,16 @@ def _started(form: Form, weights: str | None, seed: int, progress: Progress) -> 
     return network
 
 
-def _trained(author: Author, run: RunFolder, deadline: float | None, progress: Progress) -> Training:
+def _trained(
+    author: Author, run: RunFolder, layout: Layout | None, deadline: float | None, progress: Progress
+) -> Training:
     """Train, or go on training. A draft of the bundle is there from the first validation on, and only improves."""
     arguments, plan = author.arguments, author.plan
     name = recipe_for(plan.preprocessing.image_size, trained=arguments["weights"] is not None)
     recipe = find_recipe(arguments["recipe"] or name, RECIPES[name])
     progress(Event("train", f"recipe {arguments['recipe'] or name}"))
     draft = Draft(author)
-    seconds = None if deadline is None else deadline - clock.monotonic() - draft.seconds_to_settle()
+    seconds = agreed(lambda: None if deadline is None else deadline - clock.monotonic() - draft.seconds_to_settle())
     if seconds is not None and seconds <= 0:
         raise SettingError(f"the time {arguments['time']!r} is over before training begins. Allow more.")
     network = _started(plan.form, arguments["weights"], arguments["seed"], progress)
@@ -193,6 +235,8 @@ def _trained(author: Author, run: RunFolder, deadline: float | None, progress: P
         seed=arguments["seed"],
         validate=draft.validate,
         progress=progress,
+        parallelize=partial(parallelize, trunk=layout.trunk) if layout else None,
+        rows=layout.rows if layout else 1,
     )
 
 

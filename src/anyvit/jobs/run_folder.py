@@ -103,3 +103,17 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         """Was the run refused before it had trained? What it asked for is then to be corrected."""
         is_refusal = isinstance(error, AnyViTError) and not isinstance(error, Interrupted)
         return is_refusal and not any(self.path.glob("*.ckpt"))
+
+
+class FollowedFolder(RunFolder):
+    """The folder of a run in a process that follows the first one, which decides and writes: nothing is kept here."""
+
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.path = out / "run"
+
+    def finish(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        pass

@@ -108,7 +108,7 @@ class HSViT(nn.Module):
         if backbone:
             wanted = None if len(tokens) == self.num_kernels else tokens
             self.trunk = CnnTrunk(backbone, in_chans, wanted, pretrained=pretrained_backbone, frozen=freeze_backbone)
-        elif raw:
+        elif raw or not kernels:
             self.trunk = RepeatedChannels(in_chans, tokens)
         else:
             self.trunk = conv_stages(in_chans, kernels, sizes, pools, last=len(tokens))
@@ -272,7 +272,7 @@ def rows_per_group(model: HSViT) -> dict[str, int]:
     So a part's tensor is rows `g * n` to `(g + 1) * n` of the whole one, for each of its groups g.
     """
     own = {f"attention.{name}": 1 for name in model.attention.state_dict()}
-    if isinstance(model.trunk, nn.Sequential) and len(model.trunk) and model.groups:
+    if isinstance(model.trunk, nn.Sequential) and model.groups:
         last = len(model.trunk) - 1
         names = ("conv2.weight", "bn2.weight", "bn2.bias", "bn2.running_mean", "bn2.running_var")
         own |= {f"trunk.{last}.{name}": model.tokens_per_group for name in names}

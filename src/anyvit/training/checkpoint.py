@@ -7,11 +7,12 @@ place of a whole one, wherever the system keeps its temporary files.
 from __future__ import annotations
 
 import errno
+import io
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -32,7 +33,14 @@ def write_checkpoint(folder: Path, checkpoint: Mapping[str, Any]) -> None:
         torch.save(checkpoint, file)
 
 
-def load_tensors(path: Path, *, allow: Sequence[type] = ()) -> Any:
+def tensors_to_bytes(value: Any) -> bytes:
+    """Tensors and plain values as the content of a PyTorch file, on its way to another process."""
+    content = io.BytesIO()
+    torch.save(value, content)
+    return content.getvalue()
+
+
+def load_tensors(path: Path | IO[bytes], *, allow: Sequence[type] = ()) -> Any:
     """What a PyTorch file holds, on the CPU: tensors and plain values. Other objects are not built, but for `allow`.
 
     The one place that calls `torch.load`. What it raises on a damaged file or a forbidden object is not specified.

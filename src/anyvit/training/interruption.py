@@ -17,9 +17,13 @@ class CtrlC:
 
     Outside the main thread, where Python lets nobody take it over, and in a background job, which is to ignore it, it
     stays as it was.
+
+    Args:
+        together: Other processes are at the same step, and nobody leaves them in it: the second one asks too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, together: bool = False) -> None:
+        self.together = together
         self.requested = False
         self._may_raise = False
         self._before: Any = None
@@ -33,6 +37,11 @@ class CtrlC:
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
+
+    def take_sigterm_too(self) -> None:
+        """Let SIGTERM ask like Ctrl-C, until somebody else takes it."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._on_signal)
 
     @contextmanager
     def may_raise(self) -> Iterator[None]:
@@ -51,5 +60,5 @@ class CtrlC:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         again, self.requested = self.requested, True
-        if again or self._may_raise:
+        if (again and not self.together) or self._may_raise:
             raise Interrupted("interrupted")

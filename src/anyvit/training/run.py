@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from torch import nn
 
+from anyvit.errors import Interrupted
 from anyvit.protocols import Event, Progress
 from anyvit.training.interruption import CtrlC
 from anyvit.training.meter import Meter
+from anyvit.training.ranks import agreed, most
 from anyvit.training.schedule import Schedule
 
 Validate = Callable[[nn.Module, int], Mapping[str, float]]
@@ -29,7 +32,7 @@ class Run:
         ctrl_c: Looked at after each step.
         validate: Called as the schedule says, and at the end.
         progress: Called with news.
-        averaged_model: What is validated.
+        averaged: Gives what is validated.
         save: Writes a checkpoint, this run's `state_dict` in it.
         log: Called with each new entry of the history.
     """
@@ -41,7 +44,7 @@ class Run:
         validate: Validate | None,
         progress: Progress,
         *,
-        averaged_model: nn.Module,
+        averaged: Callable[[], nn.Module],
         save: Callable[[], None],
         log: Callable[[Mapping[str, float]], None],
     ) -> None:
@@ -49,7 +52,7 @@ class Run:
         self.ctrl_c = ctrl_c
         self.validate = validate
         self.progress = progress
-        self.averaged_model = averaged_model
+        self.averaged = averaged
         self.save = save
         self.log = log
         self.meter = Meter()
@@ -88,22 +91,23 @@ class Run:
         self._between_steps(step, lr)
 
     def _between_steps(self, step: int, lr: float) -> None:
-        self.finished = self.schedule.finished(step)
+        finished = self.schedule.finished(step)
         validated = bool(self.history) and self.history[-1]["step"] == step
-        due = not validated and (self.finished or self.schedule.validation_due(step))
+        due = not validated and (finished or self.schedule.validation_due(step))
+        self.finished, due, save = map(bool, most(finished, due, finished or due or self._checkpoint_due()))
         if due:
             self._validate(step, lr)
-            self.finished = self.schedule.finished(step)  # there may be no time left
-        if due or self.finished or self._checkpoint_due():
+            self.finished = bool(*most(self.schedule.finished(step)))  # there may be no time left
+        if save:
             self._save()
         self._tell(step)
         self.meter.go_on()  # what was done here is no part of the next step
-        self.ctrl_c.check()
+        if any(most(self.ctrl_c.requested)):
+            raise Interrupted("interrupted")
 
     def _validate(self, step: int, lr: float) -> None:
         begun = time.monotonic()
-        with self.ctrl_c.may_raise():
-            figures = self.validate(self.averaged_model.eval(), step) if self.validate else {}
+        figures = agreed(partial(self._figures, self.averaged().eval(), step))
         self.schedule.validated(time.monotonic() - begun)
         entry = {
             "step": step,
@@ -111,11 +115,16 @@ class Run:
             "seconds": self.schedule.elapsed,
             "lr": lr,
             **self.meter.take(),
-            **{name: float(value) for name, value in figures.items()},
+            **figures,
         }
         self.history.append(entry)
         self.log(entry)
         self._news = {name: entry[name] for name in figures}
+
+    def _figures(self, model: nn.Module, step: int) -> dict[str, float]:
+        with self.ctrl_c.may_raise():
+            figures = self.validate(model, step) if self.validate else {}
+        return {name: float(value) for name, value in figures.items()}
 
     def _checkpoint_due(self) -> bool:
         every = max(_CHECKPOINT_EVERY_S, self.schedule.checkpoint_seconds / _CHECKPOINT_SHARE)

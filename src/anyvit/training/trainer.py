@@ -8,12 +8,15 @@ one that was not, as long as epochs, not the clock, end it.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,7 @@ import numpy as np
 import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
 from timm.optim import create_optimizer_v2
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -36,6 +40,8 @@ from anyvit.training.checkpoint import LAST, read_checkpoint, recall, system_err
 from anyvit.training.execution import Execution, Precision, choose_execution
 from anyvit.training.interruption import CtrlC
 from anyvit.training.objectives import Objective
+from anyvit.training.parallel import Alone, Parallelize, Spread, names_in_order
+from anyvit.training.ranks import agreed, count, most, rank, shared
 from anyvit.training.recipes import Recipe
 from anyvit.training.regularization import SoftTargets, set_stochastic_depth
 from anyvit.training.run import Run, Validate
@@ -75,11 +81,16 @@ def train(
     validate: Validate | None = None,
     progress: Progress = silent,
     workers: int | None = None,
+    parallelize: Parallelize | None = None,
+    rows: int = 1,
 ) -> Training:
     """Train a copy of `model` on the training split, or go on with the training that `folder` holds.
 
     The same call on the same folder resumes, and once finished gives its result at once. On one machine with the same
     number of threads the weights are those of an uninterrupted run, bit for bit, unless `seconds` is given.
+
+    With `parallelize`, all processes that have `joined` make the same call, and each trains its part. The first one
+    decides, validates and writes; `folder` is its own. Another number of them may resume.
 
     Args:
         model: Where training starts. It is left as it is.
@@ -94,6 +105,8 @@ def train(
         validate: Called about twenty times: once an epoch where there are fewer, and at the end.
         progress: Called up to four times a second.
         workers: Processes that load images. None: as many as help.
+        parallelize: Makes this process's part of a model.
+        rows: How many whole models the processes make up, each on its share of a batch.
 
     Raises:
         Interrupted: Ctrl-C. The state is saved.
@@ -104,34 +117,31 @@ def train(
         epochs = recipe.epochs
     split, num_classes = data.splits["train"], len(data.classes)
     with _quiet(), torch.random.fork_rng(devices=[]), system_errors_named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        decided = recall(
-            folder,
-            _settings(model, data, objective, recipe, epochs=epochs, seed=seed),
-            lambda: asdict(
-                choose_execution(model, objective, recipe, image_size=preprocessing.image_size, num_classes=num_classes)
-            ),
+        settings = _settings(model, data, objective, recipe, epochs=epochs, seed=seed)
+        _check_alike(settings)
+        decide = partial(
+            choose_execution, model, objective, recipe, image_size=preprocessing.image_size, num_classes=num_classes
         )
-        execution = Execution(**decided)
+        execution = Execution(**agreed(lambda: _begun(folder, settings, lambda: asdict(decide()))))
         schedule = Schedule(epochs, seconds, steps_per_epoch(split, recipe.batch_size))
         targets = SoftTargets(recipe, num_classes, data.class_weights)
-        learner = _Learner(model, objective, recipe, targets, schedule, seed)
-        checkpoint = read_checkpoint(folder)
+        learner = _Learner(model, objective, recipe, targets, schedule, seed, parallelize if count() > 1 else None)
+        checkpoint = shared(lambda: read_checkpoint(folder))
         if checkpoint and checkpoint["callbacks"][_Hooks.state_key]["finished"]:
             learner.load_state_dict(checkpoint["state_dict"])
             history = checkpoint["callbacks"][_Hooks.state_key]["history"]
             return Training(learner.ema.module.eval(), checkpoint["global_step"], history, execution.precision)
-        with CtrlC() as ctrl_c, execution.applied():
+        with CtrlC(together=count() > 1) as ctrl_c, execution.applied():
             run = Run(
                 schedule,
                 ctrl_c,
                 validate,
-                progress,
-                averaged_model=learner.ema.module,
+                progress if rank() == 0 else silent,
+                averaged=lambda: learner.spread.averaged(learner.ema.module),
                 save=lambda: trainer.save_checkpoint(folder / LAST),
                 log=lambda entry: _log(trainer.loggers, entry),
             )
-            trainer = _trainer(folder, execution.precision, _Hooks(run, learner), checkpoint)
+            trainer = _trainer(folder, execution.precision, _Hooks(run, learner), checkpoint, rows)
             loader = training_loader(
                 split,
                 preprocessing,
@@ -140,9 +150,11 @@ def train(
                 seed=seed,
                 position=lambda: trainer.global_step,
                 workers=workers,
+                share=(rank() * rows // count(), rows),
             )
             _fit(trainer, learner, loader, folder / LAST if checkpoint else None)
-    return Training(learner.ema.module.cpu().eval(), trainer.global_step, run.history, execution.precision)
+            averaged = learner.spread.averaged_everywhere(learner.ema.module)
+    return Training(averaged.cpu().eval(), trainer.global_step, run.history, execution.precision)
 
 
 def _settings(
@@ -159,11 +171,28 @@ def _settings(
     }
 
 
-def _trainer(folder: Path, precision: Precision, hooks: _Hooks, checkpoint: dict[str, Any] | None) -> L.Trainer:
+def _begun(folder: Path, settings: Mapping[str, Any], decide: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return recall(folder, settings, decide)
+
+
+def _check_alike(settings: Mapping[str, Any]) -> None:
+    mine = json.loads(json.dumps(settings))
+    theirs = agreed(lambda: mine)
+    if others := [name for name in mine if mine[name] != theirs[name]]:
+        raise SettingError(f"process {rank()} trains with other {', '.join(others)} than the first: give all the same.")
+
+
+def _trainer(
+    folder: Path, precision: Precision, hooks: _Hooks, checkpoint: dict[str, Any] | None, rows: int
+) -> L.Trainer:
     step = checkpoint["global_step"] if checkpoint else 0
+    devices = int(os.environ["LOCAL_WORLD_SIZE"]) if count() > 1 else 1
     return L.Trainer(
         accelerator="auto",
-        devices=1,
+        devices=devices,
+        num_nodes=count() // devices,
+        strategy=_Together(rows, count() // rows) if count() > 1 else "auto",
         precision=precision,
         max_steps=-1,  # the run ends itself
         max_epochs=-1,
@@ -172,7 +201,9 @@ def _trainer(folder: Path, precision: Precision, hooks: _Hooks, checkpoint: dict
         logger=[
             CSVLogger(folder, name="logs", version=""),
             TensorBoardLogger(folder, name="logs", version="", purge_step=step + 1),
-        ],
+        ]
+        if rank() == 0
+        else False,
         default_root_dir=folder,
         limit_val_batches=0,
         num_sanity_val_steps=0,
@@ -201,19 +232,14 @@ class _Learner(L.LightningModule):
         targets: SoftTargets,
         schedule: Schedule,
         seed: int,
+        parallelize: Parallelize | None,
     ) -> None:
         super().__init__()
-        self.ema = ModelEmaV3(
-            model,
-            decay=recipe.ema_decay,
-            use_warmup=True,
-            warmup_gamma=_EMA_SHARE,
-            warmup_power=1.0,
-            exclude_buffers=True,  # they are copied
-        )
+        self.ema = _average(model, recipe)
         self.model = deepcopy(model)
-        self.parameters_of_model = list(self.model.parameters())
         set_stochastic_depth(self.model, recipe.drop_path)
+        self.spread = Alone(self.model)
+        self.parallelize = parallelize
         self.objective = objective
         self.recipe = recipe
         self.targets = targets
@@ -221,6 +247,18 @@ class _Learner(L.LightningModule):
         self.seed = seed
         self.figures: dict[str, float] = {}  # of the last step
         self.images = 0  # in its batch
+
+    def configure_model(self) -> None:
+        """Keep this process's part of the model, where it is spread over several. The mesh is known by now."""
+        if self.parallelize is None or isinstance(self.spread, Spread):
+            return
+        self.model.load_state_dict(shared(self.model.state_dict))
+        names = names_in_order(self.configure_optimizers(), self.model)
+        assert self.device_mesh is not None
+        module = self.parallelize(self.model, self.device_mesh)
+        self.spread = Spread(module, self.ema.module, names)
+        self.model = module.part
+        self.ema = _average(self.model, self.recipe)
 
     @property
     def lr(self) -> float:
@@ -243,22 +281,26 @@ class _Learner(L.LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         step = self.global_step
-        torch.manual_seed(int(np.random.SeedSequence((self.seed, step)).generate_state(1, np.uint64)[0]))
-        share = lr_factor(self.schedule.progress(step), warmup=self.recipe.warmup, final=self.recipe.final_lr)
+        others = (self.spread.data_rank,) if self.spread.data_rank else ()  # draw for other images
+        torch.manual_seed(int(np.random.SeedSequence((self.seed, step, *others)).generate_state(1, np.uint64)[0]))
+        done = self.schedule.progress(step)
+        if self.schedule.seconds is not None:  # clocks differ
+            (done,) = most(done)
+        share = lr_factor(done, warmup=self.recipe.warmup, final=self.recipe.final_lr)
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = self.recipe.lr * share * group.get("lr_scale", 1.0)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, targets = self.targets(*batch)
-        self.images = len(images)
-        loss, figures = self.objective.loss(self.model, images, targets, step=self.global_step)
-        self.figures = {"loss": loss.item(), **figures}
+        self.images = len(images) * self.spread.data_size
+        loss, figures = self.objective.loss(self.spread.module, images, targets, step=self.global_step)
+        self.figures = self.spread.average({"loss": loss.item(), **figures})
         if not np.isfinite(self.figures["loss"]):
             raise self._diverged(f"the loss is {self.figures['loss']}")
         return loss
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        norm = nn.utils.clip_grad_norm_(self.parameters_of_model, self.recipe.clip)
+        norm = self.spread.clip_gradients(self.recipe.clip)
         if not torch.isfinite(norm):  # before it reaches the weights
             raise self._diverged(f"the norm of the gradient is {norm.item()}")
 
@@ -274,6 +316,53 @@ class _Learner(L.LightningModule):
         )
 
 
+def _average(model: nn.Module, recipe: Recipe) -> ModelEmaV3:
+    return ModelEmaV3(
+        model,
+        decay=recipe.ema_decay,
+        use_warmup=True,
+        warmup_gamma=_EMA_SHARE,
+        warmup_power=1.0,
+        exclude_buffers=True,  # they are copied
+    )
+
+
+class _Together(ModelParallelStrategy):
+    """Several processes, each with its part: their checkpoint is that of one process with the whole."""
+
+    lightning_restore_optimizer = True
+
+    @property
+    def learner(self) -> _Learner:
+        assert isinstance(self.lightning_module, _Learner)
+        return self.lightning_module
+
+    @property
+    def spread(self) -> Spread:
+        assert isinstance(self.learner.spread, Spread)
+        return self.learner.spread
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return self.spread.gather_state(self.learner.state_dict())
+
+    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        return self.spread.gather_optimizer(optimizer)
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        self.checkpoint_io.save_checkpoint(checkpoint, filepath)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return self.checkpoint_io.load_checkpoint(checkpoint_path)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        self.learner.load_state_dict(self.spread.cut_state(checkpoint["state_dict"]), strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        states = zip(self.optimizers, checkpoint["optimizer_states"], strict=True)
+        cut = [self.spread.cut_optimizer(optimizer, whole) for optimizer, whole in states]
+        Strategy.load_optimizer_state_dict(self, {"optimizer_states": cut})
+
+
 class _Files(CheckpointIO):
     """Lightning's checkpoints, by our way of writing them. It gives back the one that was read to look at it."""
 
@@ -281,7 +370,7 @@ class _Files(CheckpointIO):
         self._checkpoint = checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_checkpoint(Path(path).parent, checkpoint)
+        agreed(lambda: write_checkpoint(Path(path).parent, checkpoint))
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         assert self._checkpoint is not None
@@ -309,6 +398,8 @@ class _Hooks(L.Callback):
         self.run.load_state_dict(state_dict)
 
     def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.run.ctrl_c.together:  # Lightning's own way with SIGTERM sends a message in the middle of others
+            self.run.ctrl_c.take_sigterm_too()
         self.run.begin(trainer.global_step, self.learner.lr)
         trainer.should_stop = self.run.finished
 

@@ -33,7 +33,7 @@ def _model(golden: Golden) -> dict[str, object]:
 
 
 def _stages(model: HSViT, images: Tensor) -> dict[str, Tensor]:
-    first = {"conv_stage0": model.trunk[0](images)} if isinstance(model.trunk, Sequential) and len(model.trunk) else {}
+    first = {"conv_stage0": model.trunk[0](images)} if isinstance(model.trunk, Sequential) else {}
     tokens = model.tokens(images)
     groups = [model.attention.enter(tokens)]
     for block in model.attention.blocks:

@@ -189,7 +189,7 @@ def test_digits_from_end_to_end(tmp_path):
     model = VisionTransformer(img_size=8, patch_size=2, embed_dim=48, depth=3, num_heads=6, num_classes=10)
     arguments = {
         "preprocessing": preprocessing,
-        "recipe": dataclasses.replace(RECIPES["scratch-tiny"], lr=1e-3, mixing=0),
+        "recipe": dataclasses.replace(RECIPES["scratch-tiny"], lr=1e-3),
     }
     base = train(model, data, objective=Classification(), folder=tmp_path / "base", epochs=28, **arguments).model
     groups = deal_classes(10, 2)
@@ -200,7 +200,6 @@ def test_digits_from_end_to_end(tmp_path):
             np.mean(np.concatenate([(answer(images).argmax(1) == truth).numpy() for images, truth in batches]))
             for answer in (base, found)
         )
-    print(alone, fused, [each.accuracy for each in found.submodels], found.missing)
     assert fused >= alone - 0.05
     assert all(submodel.accuracy > 0.85 for submodel in found.submodels)
     assert count_params(base) / count_params(found.submodels[0].model) == pytest.approx(3.84, abs=0.01)

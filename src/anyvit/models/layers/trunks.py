@@ -94,7 +94,7 @@ def last_map_of(name: str, in_chans: int, image: tuple[int, int]) -> tuple[int, 
 
 
 class RepeatedChannels(nn.Module):
-    """The channels of the image itself, repeated in turn until each token has one: no convolution at all."""
+    """The wanted channels of the input itself, repeated in turn until each token has one: no convolution at all."""
 
     def __init__(self, in_chans: int, tokens: Sequence[int]) -> None:
         super().__init__()
