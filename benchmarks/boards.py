@@ -73,9 +73,10 @@ def core_share(name: str, share: float) -> Iterator[Path]:
         group.rmdir()
 
 
-def confined(group: Path, command: Sequence[str]) -> list[str]:
-    """`command`, run within a control group."""
-    return ["sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *command]
+def confined(group: Path, command: Sequence[str], *, core: int = 0) -> list[str]:
+    """`command`, within a control group and on one core: a quota is handed out core by core, and gets lost there."""
+    on_core = ["taskset", "-c", str(core % (os.cpu_count() or 1))]
+    return [*on_core, "sh", "-c", f'echo $$ > {group}/cgroup.procs; exec "$@"', "sh", *command]
 
 
 def command(*arguments: str) -> list[str]:

@@ -180,37 +180,47 @@ def timetable(boards: Boards, hub: Coordinator, load: Load, seconds: float) -> l
 
 
 def at_random(boards: Boards, load: Load, requests: int) -> dict[str, Any]:
-    """Something happens to a board about twice a second, until so many requests were answered."""
-    draw, happened = random.Random(0), Counter[str]()
-    memory: list[int] = []
-    paused: set[int] = set()
-    down: set[int] = set()
-    mark = 0
+    """Something happens to a board about twice a second, until so many requests were answered.
+
+    At most two boards are unwell at a time; one of those is often made well again.
+    """
+    draw, happened, unwell, memory = random.Random(0), Counter[str](), dict[int, str](), list[int]()
     while len(load.notes) < requests:
-        if len(load.notes) >= mark:
+        if len(load.notes) >= len(memory) * requests // 20:
             memory.append(_resident())
-            mark += requests // 20
-        number = draw.randrange(1, BOARDS + 1)
-        if number in paused:
-            what = "woken"
-            boards.wake(number)
-            paused.discard(number)
-        elif number in down:
-            what = draw.choice(("started", "started", "replaced by another part"))
-            boards.start(number, part=number % BOARDS + 1 if what.startswith("replaced") else None)
-            down.discard(number)
-        elif len(paused | down) < BOARDS - 1:
-            what = draw.choice(("killed", "killed", "paused", "corrupted"))
-            {"killed": boards.kill, "paused": boards.pause, "corrupted": boards.corrupt}[what](number)
-            (down if what == "killed" else paused if what == "paused" else set()).add(number)
+        number = draw.choice(list(unwell) if len(unwell) == 2 else range(1, BOARDS + 1))
+        if number in unwell:
+            what = _make_well(boards, number, unwell.pop(number))
         else:
-            continue
+            what = unwell[number] = draw.choice(("killed", "paused", "corrupted", "replaced"))
+            _make_unwell(boards, number, what)
         happened[what] += 1
         time.sleep(draw.uniform(0.2, 0.8))
     memory.append(_resident())
-    for number in paused:
+    for number, what in unwell.items():
+        _make_well(boards, number, what)
+    return {"happened": dict(happened), "resident_bytes_along_the_way": memory, "ghosts_counted": load.ghosts}
+
+
+def _make_unwell(boards: Boards, number: int, what: str) -> None:
+    if what == "paused":
+        boards.pause(number)
+    elif what == "corrupted":
+        boards.corrupt(number)
+    else:
+        boards.kill(number)
+        if what == "replaced":
+            boards.start(number, part=number % BOARDS + 1)
+
+
+def _make_well(boards: Boards, number: int, what: str) -> str:
+    if what == "paused":
         boards.wake(number)
-    return {"happened": dict(happened), "resident_bytes": memory, "ghosts_counted": load.ghosts}
+        return "woken"
+    if what != "killed":
+        boards.kill(number)
+    boards.start(number)
+    return "started again"
 
 
 def _phase(name: str, notes: list[tuple[float, float, int, tuple[str, ...]]]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import subprocess
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
@@ -82,24 +83,15 @@ def case(folder: Path, devices: Path, trunk: str, count: int, seconds: float) ->
     """One placement, asked."""
     placed = folder / f"placed-{trunk}-{count}"
     plan = anyvit.spread(str(folder / "bundle"), devices=str(devices), out=str(placed), trunk=trunk).plan
-    groups = [core_share(f"{trunk}-{n}", SHARE) for n in range(count)]
     pixels = pictures(1, 32)[0]
-    entered = [group.__enter__() for group in groups]
-    workers = [
-        confined(
-            group,
-            command("worker", str(placed / f"part-{n + 1}.safetensors"), "--listen", f"127.0.0.1:{FIRST_PORT + n}"),
-        )
-        for n, group in enumerate(entered)
-    ]
-    try:
-        with running(workers), Coordinator.open(placed, deadline=10.0) as coordinator:
-            latencies(coordinator, pixels, 1.0)
-            one_by_one = latencies(coordinator, pixels, seconds)
-            rate = throughput(coordinator, pixels, seconds, under_way=enough(plan))
-    finally:
-        for group in groups:
-            group.__exit__(None, None, None)
+    with ExitStack() as stack:
+        groups = [stack.enter_context(core_share(f"{trunk}-{n}", SHARE)) for n in range(count)]
+        workers = [confined(group, serve(placed, n), core=n) for n, group in enumerate(groups)]
+        stack.enter_context(running(workers))
+        coordinator = stack.enter_context(Coordinator.open(placed, deadline=10.0))
+        latencies(coordinator, pixels, 1.0)
+        one_by_one = latencies(coordinator, pixels, seconds)
+        rate = throughput(coordinator, pixels, seconds, under_way=enough(plan))
     return {
         "workers": count,
         "trunk": trunk,
@@ -108,6 +100,12 @@ def case(folder: Path, devices: Path, trunk: str, count: int, seconds: float) ->
         "latency_measured_over_predicted": Spread.of([each / plan.latency_s for each in one_by_one]),
         "images_per_second": {"predicted": plan.throughput, "measured": rate},
     }
+
+
+def serve(placed: Path, number: int) -> list[str]:
+    """The command of a worker."""
+    part = placed / f"part-{number + 1}.safetensors"
+    return command("worker", str(part), "--listen", f"127.0.0.1:{FIRST_PORT + number}")
 
 
 if __name__ == "__main__":

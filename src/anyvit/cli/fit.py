@@ -24,7 +24,9 @@ Budget = Annotated[
 Out = Annotated[str | None, typer.Option(help="The folder of the bundle; the same folder resumes. [runs/NAME]")]
 Model = Annotated[str | None, typer.Option(help="Ours, or any plain ViT of timm. [chosen by images and budget]")]
 Weights = Annotated[str | None, typer.Option(help="Start from a file of weights, or from `pretrained`.")]
-Levers = Annotated[str, typer.Option(help="Ways to make the model smaller, separated by commas; `auto`, or `none`.")]
+Levers = Annotated[
+    str, typer.Option(help="Ways to make the model smaller, separated by commas; `auto` (heads or groups), or `none`.")
+]
 Backends = Annotated[str, typer.Option(help="Runtimes to try, separated by commas; `auto` is all installed.")]
 Epochs = Annotated[float | None, typer.Option(help="How often training sees each image. [set by the recipe]")]
 Time = Annotated[str | None, typer.Option(help="Time for the whole run, search included: 90s, 20m, 2h.")]

@@ -75,7 +75,7 @@ def fit(
         out: The folder of the bundle, `runs/NAME` by default. The same folder and arguments resume.
         model: One of ours, or any plain ViT of timm. None: chosen by the images and the budget.
         weights: A file of weights to start from, or `pretrained`. It needs `model`.
-        levers: Ways to make the model smaller, separated by commas; `auto` is all that go with it, or `none`.
+        levers: Ways to make the model smaller, separated by commas; `auto` is heads or groups, or `none`.
         backends: Runtimes to try, separated by commas; `auto` is all that are installed.
         epochs: How often training sees each image. None: what the recipe says, or as `time` allows.
         time: Time for the whole run, search included: `90s`, `20m`, `2h`.

@@ -17,7 +17,7 @@ from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.promise import untrained_memory, whole_call
 from anyvit.errors import BudgetError
 from anyvit.models import create_model
-from anyvit.protocols import Backend, Event, Lever, Progress
+from anyvit.protocols import Backend, Event, Lever, Progress, Stage
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.design.preset import choose_preset
 from anyvit.scaling.form import Form
@@ -69,7 +69,7 @@ class Planner:
     Attributes:
         dataset: The images; their size and number of classes count.
         budget: What the candidates are held against.
-        levers: The levers to try. None: all that go with the model.
+        levers: The levers to try. None: those of the shape (heads, groups) that go with the model.
         backends: The runtimes to try.
         threads: Threads of a model when it answers.
         picture: An image file, where `latency_e2e` is bound.
@@ -132,7 +132,9 @@ class Planner:
         return Form(model, arguments, tuple(Step(lever.name) for lever in self._levers(network)))
 
     def _levers(self, network: nn.Module) -> Sequence[Lever]:
-        return [lever for lever in LEVERS if not lever.why_not(network)] if self.levers is None else self.levers
+        if self.levers is not None:
+            return self.levers
+        return [lever for lever in LEVERS if lever.stage is Stage.SHAPE and not lever.why_not(network)]
 
     def _candidates(self, network: nn.Module) -> list[Candidate]:
         return candidates(network, self._levers(network), self.backends, this_device())
