@@ -8,11 +8,11 @@ import typer
 
 from anyvit.cli.show import JsonOption, show_json, show_table
 
-Kind = Annotated[str | None, typer.Argument(help="systems, models, levers, backends or objectives. [all]")]
+Kind = Annotated[str | None, typer.Argument(help="systems, models, levers, backends, objectives or transports. [all]")]
 
 
 def list(kind: Kind = None, json: JsonOption = False) -> None:
-    """Systems, models, levers, backends and objectives, one line each."""
+    """Systems, models, levers, backends, objectives and transports, one line each."""
     import anyvit
 
     entries = anyvit.list(kind)

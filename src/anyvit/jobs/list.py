@@ -1,4 +1,4 @@
-"""What there is: systems, models, levers, backends, objectives, one line each, read from the registries."""
+"""What there is: systems, models, levers, backends, objectives, transports, one line each, read from the registries."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ import builtins
 import inspect
 import sys
 from dataclasses import dataclass
+from types import ModuleType
 
 from anyvit.backends import BACKENDS
+from anyvit.costs import timing
 from anyvit.deploy.reference import FAMILIES
+from anyvit.deploy.spread.transports import TRANSPORTS
 from anyvit.errors import SettingError, unknown
 from anyvit.models import VARIANTS
 from anyvit.scaling.shrink import LEVERS
+from anyvit.scaling.spread import class_split
 from anyvit.training.objectives import OBJECTIVES
 
 
@@ -25,13 +29,13 @@ class Entry:
 
 
 def list(kind: str | None = None) -> builtins.list[Entry]:
-    """Systems, models, levers, backends and objectives, or one of these kinds.
+    """Systems, models, levers, backends, objectives and transports, or one of these kinds.
 
     Raises:
         SettingError: There is no such kind.
     """
     entries = [
-        *(Entry("system", name, _summary(sys.modules[family.__module__])) for name, family in FAMILIES.items()),
+        *(Entry("system", name, _summary(module)) for name, module in sorted(_systems().items())),
         *(Entry("model", name, summary) for name, summary in VARIANTS.items()),
         *(Entry("lever", lever.name, _summary(sys.modules[type(lever).__module__])) for lever in LEVERS),
         *(Entry("backend", backend.name, _summary(sys.modules[type(backend).__module__])) for backend in BACKENDS),
@@ -39,6 +43,7 @@ def list(kind: str | None = None) -> builtins.list[Entry]:
             Entry("objective", name, _summary(sys.modules[objective.__module__]))
             for name, objective in OBJECTIVES.items()
         ),
+        *(Entry("transport", name, f"to boards, by {engine.library}") for name, engine in TRANSPORTS.items()),
     ]
     kinds = builtins.list(dict.fromkeys(entry.kind for entry in entries))
     if kind is None:
@@ -46,6 +51,12 @@ def list(kind: str | None = None) -> builtins.list[Entry]:
     if kind.removesuffix("s") not in kinds:
         raise SettingError(unknown("kind", kind, [f"{known}s" for known in kinds]))
     return [entry for entry in entries if entry.kind == kind.removesuffix("s")]
+
+
+def _systems() -> dict[str, ModuleType]:
+    """Those whose checkpoints are read, and those that have none."""
+    families = {name: sys.modules[family.__module__] for name, family in FAMILIES.items()}
+    return families | {"edvit": class_split, "hwscaling": timing}
 
 
 def _summary(thing: object) -> str:
