@@ -11,7 +11,7 @@ from anyvit.models import create_model
 from anyvit.protocols import Device
 from anyvit.scaling.pricing import THROUGHPUT_BATCH, Conditions, count, price
 from anyvit.scaling.search import candidates, reshape
-from anyvit.scaling.shrink import LEVERS
+from anyvit.scaling.shrink import lever_named
 
 HASTY = {"warmup_runs": 1, "warmup_s": 0, "runs": 3, "rounds": 1, "min_time_s": 0}
 
@@ -23,7 +23,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def wanted(model):
-    return candidates(model, LEVERS, BACKENDS, Device("cpu", "any", 2, features=("avx512_bf16",)))
+    return candidates(model, [lever_named("heads")], BACKENDS, Device("cpu", "any", 2, features=("avx512_bf16",)))
 
 
 def test_conditions_give_a_fixed_example():
