@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from anyvit.jobs.measure import measure as measure
     from anyvit.jobs.predict import predict as predict
     from anyvit.jobs.quickstart import quickstart as quickstart
+    from anyvit.jobs.shrink import shrink as shrink
     from anyvit.jobs.spread import spread as spread
     from anyvit.jobs.worker import worker as worker
     from anyvit.models.hydravit import elastic as elastic
@@ -38,6 +39,7 @@ _HOMES = {
     "measure": "anyvit.jobs.measure",
     "predict": "anyvit.jobs.predict",
     "quickstart": "anyvit.jobs.quickstart",
+    "shrink": "anyvit.jobs.shrink",
     "spread": "anyvit.jobs.spread",
     "worker": "anyvit.jobs.worker",
 }

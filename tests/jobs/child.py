@@ -12,13 +12,13 @@ import sys
 import torch
 
 from anyvit import cli
-from anyvit.jobs import fit, plan, run_folder
+from anyvit.jobs import plan, run_folder, steps
 from tests.conftest import HASTY
 
 STEPS = {
-    "score": (fit, "score"),
-    "write": (fit, "write_bundle"),
-    "report": (fit, "write_report"),
+    "score": (steps, "score"),
+    "write": (steps, "write_bundle"),
+    "report": (steps, "write_report"),
     "finish": (run_folder, "remove_checkpoints"),
 }
 

@@ -175,7 +175,7 @@ def test_a_run_that_ended_before_its_report_writes_it_when_repeated(photos, tmp_
     """The last bundle is written, the report is not: killed in between."""
     arguments = {"model": TINY, "budget": "params<=1M", "epochs": 1, "out": str(tmp_path / "out")}
     with monkeypatch.context() as patch:
-        patch.setattr("anyvit.jobs.fit.write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("anyvit.jobs.steps.write_report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(Interrupted):
             fit(str(photos), **arguments)
     before = Bundle.load(tmp_path / "out").document

@@ -16,6 +16,7 @@ from anyvit.cli.measure import measure
 from anyvit.cli.predict import predict
 from anyvit.cli.quickstart import quickstart
 from anyvit.cli.show import complain
+from anyvit.cli.shrink import shrink
 from anyvit.cli.spread import spread
 from anyvit.cli.worker import worker
 from anyvit.errors import AnyViTError, Interrupted
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, predict, quickstart, evaluate, export, measure, list_command, doctor, spread, worker):
+for command in (fit, shrink, predict, quickstart, evaluate, export, measure, list_command, doctor, spread, worker):
     app.command()(command)
 
 

@@ -41,12 +41,13 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Author:
-    """Writes the documents of one run into the folder `out`."""
+    """Writes the documents of one run of a command into the folder `out`."""
 
     out: Path
     arguments: Mapping[str, Any]
     dataset: DataSet
     plan: Plan
+    command: str = "fit"
 
     def document(self, answer: Answer, history: Sequence[Mapping[str, float]]) -> dict[str, Any]:
         """The content of `bundle.json`, without what `write_bundle` adds about its files."""
@@ -66,7 +67,7 @@ class Author:
                 "notes": list(self.dataset.notes),
             },
             "run": {**self.arguments, "why": self.plan.why},
-            "command": command_line("fit", {**self.arguments, "out": self.out}),
+            "command": command_line(self.command, {**self.arguments, "out": self.out}),
             "device": {**asdict(device), "fingerprint": device.fingerprint},
             "conditions": {
                 "batch": 1,

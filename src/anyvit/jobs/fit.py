@@ -16,28 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from anyvit.backends import BACKENDS, backend_named
 from anyvit.costs.budget import Budget
 from anyvit.costs.device import this_device
-from anyvit.data import DataSet, open_data
-from anyvit.deploy.bundle import Bundle, write_bundle
+from anyvit.data import DataSet
+from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.reference import load_weights
-from anyvit.deploy.report import samples_of, write_report
 from anyvit.errors import BudgetError, ModelError, SettingError
-from anyvit.evaluation.metrics import Scores
-from anyvit.jobs.document import Answer, Author, command_line
+from anyvit.jobs.document import Author, command_line
 from anyvit.jobs.draft import Draft
-from anyvit.jobs.plan import Plan, Planner, sample_picture
+from anyvit.jobs.plan import Plan
 from anyvit.jobs.run_folder import FollowedFolder, RunFolder
-from anyvit.jobs.settle import missed, settle
+from anyvit.jobs.settle import missed
+from anyvit.jobs.steps import check_seed_and_threads, opened, planner_for, settled
 from anyvit.jobs.time_limit import seconds_of
 from anyvit.models import create_model
 from anyvit.models.hsvit import HSViT
-from anyvit.protocols import Backend, Event, Lever, Progress, silent
-from anyvit.scaling.candidate import Result
+from anyvit.protocols import Event, Progress, silent
 from anyvit.scaling.form import Form
-from anyvit.scaling.scoring import score, scores_of
-from anyvit.scaling.shrink import lever_named
 from anyvit.scaling.spread.mesh import Layout, deal
 from anyvit.scaling.spread.parallel import parallelize, why_not_spread
 from anyvit.training.objectives import objective_for
@@ -110,11 +105,11 @@ def fit(
             progress(Event("fit", f"{folder} holds this very run, finished. Choose another --out to run it again."))
             document = agreed(lambda: dict(Bundle.load(folder).document))
         else:
-            dataset = _opened(data, seed, progress)
+            dataset = opened(data, seed, progress)
             plan = agreed(lambda: _planned(run, dataset, arguments, progress))
             author = Author(folder, arguments, dataset, Plan.from_json(plan))
             training = _trained(author, run, layout, deadline, progress)
-            document = agreed(lambda: dict(_settled(training, author, run, progress).document))
+            document = agreed(lambda: dict(settled(training.model, training.history, author, run, progress).document))
         run.finish()
         bundle = Bundle(folder, document)
         if document["promise"]["status"] == "missed":
@@ -135,10 +130,7 @@ def _check(arguments: Mapping[str, Any]) -> Layout | None:
         raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
     if epochs is not None and not 0 < epochs < math.inf:
         raise SettingError(f"epochs must be above 0, not {epochs:g}.")
-    if seed < 0:
-        raise SettingError(f"seed must not be negative: {seed}.")
-    if threads < 1:
-        raise SettingError(f"threads must be at least 1, not {threads}.")
+    check_seed_and_threads(seed, threads)
     if arguments["spread"] is None:
         return None
     layout = Layout.parse(arguments["spread"])
@@ -160,40 +152,11 @@ def _check_spread(model: str | None, layout: Layout) -> None:
     deal(network.num_groups, layout.columns(count()))
 
 
-def _opened(data: str, seed: int, progress: Progress) -> DataSet:
-    progress(Event("data", f"opening {data}"))
-    dataset = open_data(data, seed=seed, progress=progress)
-    counts = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
-    progress(Event("data", f"{len(dataset.classes)} classes, images: {counts}"))
-    for note in dataset.notes:
-        progress(Event("data", note))
-    return dataset
-
-
 def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], progress: Progress) -> Any:
     """The plan, as JSON."""
-    budget = Budget.parse(arguments["budget"])
-    planner = Planner(
-        dataset,
-        budget,
-        _levers(arguments["levers"]),
-        _backends(arguments["backends"]),
-        arguments["threads"],
-        sample_picture(dataset, budget, run.path),
-        progress,
-    )
+    planner = planner_for(arguments, dataset, run, progress)
     decide = partial(planner.plan, arguments["model"], anyway=arguments["anyway"])
     return run.remember(f"plan-{this_device().fingerprint}", lambda: decide().to_json())
-
-
-def _levers(names: str) -> list[Lever] | None:
-    if names == "auto":
-        return None
-    return [] if names == "none" else [lever_named(name.strip()) for name in names.split(",")]
-
-
-def _backends(names: str) -> list[Backend]:
-    return list(BACKENDS) if names == "auto" else [backend_named(name.strip()) for name in names.split(",")]
 
 
 def _started(form: Form, weights: str | None, seed: int, progress: Progress) -> nn.Module:
@@ -238,23 +201,3 @@ def _trained(
         parallelize=partial(parallelize, trunk=layout.trunk) if layout else None,
         rows=layout.rows if layout else 1,
     )
-
-
-def _settled(training: Training, author: Author, run: RunFolder, progress: Progress) -> Bundle:
-    """Score every candidate on the validation split, promise one, and report."""
-    dataset, plan = author.dataset, author.plan
-
-    def write(answer: Answer) -> Bundle:
-        document = author.document(answer, training.history)
-        return write_bundle(
-            author.out, model=training.model, document=document, training_images=author.training_images()
-        )
-
-    def test(bundle: Bundle, chosen: Result) -> Scores:
-        return scores_of(bundle.runner(chosen), dataset.splits["test"], plan.preprocessing, dataset.classes)
-
-    results = score(training.model, plan.results, dataset.splits["val"], plan.preprocessing, dataset.classes, progress)
-    budget = Budget.parse(author.arguments["budget"])
-    bundle = settle(results, budget, write, test, progress, sample_picture(dataset, budget, run.path))
-    write_report(bundle, samples_of(bundle, dataset.splits["test"]))
-    return bundle

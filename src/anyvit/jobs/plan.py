@@ -69,11 +69,12 @@ class Planner:
     Attributes:
         dataset: The images; their size and number of classes count.
         budget: What the candidates are held against.
-        levers: The levers to try. None: those of the shape (heads, groups) that go with the model.
+        levers: The levers to try. None: those that go with the model; before training, those of the shape only.
         backends: The runtimes to try.
         threads: Threads of a model when it answers.
         picture: An image file, where `latency_e2e` is bound.
         progress: Called with news.
+        trained: The model is trained already: levers take it as it is, and all that go with it are tried.
     """
 
     dataset: DataSet
@@ -83,6 +84,7 @@ class Planner:
     threads: int
     picture: Path | None
     progress: Progress
+    trained: bool = False
 
     def plan(self, model: str | None, *, anyway: bool = False) -> Plan:
         """The plan for `model`, or for the preset that suits the images and the budget.
@@ -91,18 +93,24 @@ class Planner:
             BudgetError: A bound on a cost is out of reach, and `anyway` is off.
             ModelError: There is no such model, or a lever or backend cannot take it.
         """
-        if model is None:
-            choice = choose_preset(self.dataset.image_size, self.budget, self.glance)
-            model, why, refusal = choice.preset.name, choice.why, choice.refusal
-        else:
-            ends = self.glance(model)
-            fits = any(within(end, self.budget) for end in ends)
-            why, refusal = "as asked", None if fits else out_of_reach(ends, self.budget)
-        if refusal and not anyway:
-            raise BudgetError(refusal)
-        form = self.form(model)
-        self.progress(Event("model", f"{model}: {why}" + ("" if form.levers else "; without levers")))
+        if model is not None:
+            return self.plan_form(self.form(model), "as asked", anyway=anyway)
+        choice = choose_preset(self.dataset.image_size, self.budget, self.glance)
+        if choice.refusal and not anyway:
+            raise BudgetError(choice.refusal)
+        return self._plan(self.form(choice.preset.name), choice.why)
+
+    def plan_form(self, form: Form, why: str, *, anyway: bool = False) -> Plan:
+        """The plan for a model in its form. Raises as `plan` does."""
+        ends = self._ends(form)
+        if not anyway and not any(within(end, self.budget) for end in ends):
+            raise BudgetError(out_of_reach(ends, self.budget))
+        return self._plan(form, why)
+
+    def _plan(self, form: Form, why: str) -> Plan:
         network = form.build().eval()
+        levers = self._levers(network)
+        self.progress(Event("model", f"{form.name}: {why}" + ("" if levers else "; without levers")))
         results = self._priced(network, self._candidates(network), RANKING)
         if self._bound("memory"):
             conditions = self._conditions(network)
@@ -111,7 +119,9 @@ class Planner:
 
     def glance(self, model: str) -> list[Result]:
         """The mildest and the strongest candidates of `model`, priced quickly and untrained."""
-        form = self.form(model)
+        return self._ends(self.form(model))
+
+    def _ends(self, form: Form) -> list[Result]:
         network = form.build().eval()
         everything = self._candidates(network)
         ends = everything[0].levers, everything[-1].levers
@@ -129,12 +139,14 @@ class Planner:
             network = create_model(model, **arguments)
         if resolve_model_data_config(network)["input_size"][0] != 3:
             arguments["in_chans"] = 3
-        return Form(model, arguments, tuple(Step(lever.name) for lever in self._levers(network)))
+        levers = () if self.trained else self._levers(network)
+        return Form(model, arguments, tuple(Step(lever.name) for lever in levers))
 
     def _levers(self, network: nn.Module) -> Sequence[Lever]:
         if self.levers is not None:
             return self.levers
-        return [lever for lever in LEVERS if lever.stage is Stage.SHAPE and not lever.why_not(network)]
+        tried = [lever for lever in LEVERS if self.trained or lever.stage is Stage.SHAPE]
+        return [lever for lever in tried if not lever.why_not(network)]
 
     def _candidates(self, network: nn.Module) -> list[Candidate]:
         return candidates(network, self._levers(network), self.backends, this_device())
