@@ -57,15 +57,6 @@ class Latency:
         return cls(**{**data, **lists})
 
 
-def promised(latencies: Sequence[Latency]) -> float:
-    """The latency that can be promised after measuring in several new processes (three are usual), in seconds.
-
-    It is the largest round median of all, with 5 % to spare: one process alone keeps too few of its promises, because
-    memory lies differently in each.
-    """
-    return PROMISE_MARGIN * max(median for latency in latencies for median in latency.round_medians)
-
-
 def measure_latency(runner: Call, make_input: Callable[[], Any], **protocol: Any) -> Latency:
     """How long one call of `runner` takes. `protocol` are the keyword arguments of `measure_latencies`."""
     name = getattr(runner, "__name__", type(runner).__name__)
