@@ -49,7 +49,8 @@ def test_booleans_are_keyword_only(file):
                 assert not is_switch or argument.arg in GIVEN, f"{node.name}({argument.arg})"
 
 
-GIVEN = {"pretrained", "pre_logits", "norm", "stop_early", "intermediates_only", "enable", "coarse", "mode", "strict"}
+GIVEN = {"pretrained", "pre_logits", "norm", "stop_early", "intermediates_only", "return_prefix_tokens", "enable"}
+GIVEN |= {"coarse", "mode", "strict"}
 """Arguments whose place timm or PyTorch has given."""
 
 
@@ -78,7 +79,7 @@ def test_our_names_never_hide_timms():
     others = [
         name for name in timm.list_models() if timm.models.model_entrypoint(name).__module__.startswith("anyvit.")
     ]
-    assert all(name.startswith(("hydravit_", "hsvit_")) for name in others)
+    assert all(name.startswith(("hydravit_", "hsvit_", "repavit_", "repaswin_")) for name in others)
 
 
 def test_the_version_is_the_packages():

@@ -23,11 +23,13 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from anyvit.errors import ModelError, SettingError
+from anyvit.errors import ModelError, SettingError, unknown
 from anyvit.models.contract import blocks_of, share
+from anyvit.models.layers.importance import ordered_by_importance
 from anyvit.models.layers.sliceable import Cut, Differentiable, Prefix, cut_to_views, extracted, why_not_sliceable
 
 INITS = {"reference": "reset", "timm": ""}  # by our names, timm's
+ORDERS = ("given", "importance")
 
 
 class HydraViT(VisionTransformer):
@@ -230,7 +232,13 @@ def _checked_list(heads: Sequence[int] | None, num_heads: int) -> tuple[int, ...
     return tuple(sorted(int(k) for k in heads))
 
 
-def elastic(model: nn.Module, heads: Sequence[int] | None = None, *, separate_classifiers: bool = False) -> HydraViT:
+def elastic(
+    model: nn.Module,
+    heads: Sequence[int] | None = None,
+    *,
+    separate_classifiers: bool = False,
+    order: str = "given",
+) -> HydraViT:
     """An elastic copy of a plain timm ViT, which answers as before at full size, to the bit.
 
     Its subnetworks are useful once it is trained for them.
@@ -239,15 +247,21 @@ def elastic(model: nn.Module, heads: Sequence[int] | None = None, *, separate_cl
         model: A VisionTransformer, DeiT distilled included. It is left as it is.
         heads: The numbers of heads to train for, all heads among them. None: a quarter of the heads up.
         separate_classifiers: A classifier for each; they start as what they used of the one.
+        order: "given", or, of a trained model, "importance": what matters most by the weights comes first, so that
+            subnetworks start better; the answer at full size is then the same within rounding. To go by images, give
+            the model as `anyvit.models.layers.importance.ordered_by_importance` reorders it.
 
     Raises:
         ModelError: The model cannot be cut to a prefix of its heads; the message names the part.
-        SettingError: `heads` are no head counts of this model.
+        SettingError: `heads` are no head counts of this model, or an unknown order.
     """
+    if order not in ORDERS:
+        raise SettingError(unknown("order", order, ORDERS))
     reason = why_not_elastic(model)
     if reason:
         raise ModelError(f"{type(model).__name__} cannot be made elastic: {reason}")
-    twin = copy.deepcopy(model)
+    assert isinstance(model, VisionTransformer)
+    twin = ordered_by_importance(model) if order == "importance" else copy.deepcopy(model)
     twin.__class__ = HydraViTDistilled if isinstance(model, VisionTransformerDistilled) else HydraViT
     assert isinstance(twin, HydraViT)
     twin._become_elastic(heads, separate_classifiers=separate_classifiers)

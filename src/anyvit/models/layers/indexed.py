@@ -1,4 +1,4 @@
-"""Cut a plain ViT to any of its channels, heads and MLP units: an ordinary timm ViT in memory of its own.
+"""Cut a plain ViT to any of its channels, heads and MLP units, or reorder them: a ViT in memory of its own.
 
 What is cut where is the table of `sliceable.py`, with sets of positions in the place of prefixes.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -19,11 +19,12 @@ from anyvit.models.contract import blocks_of, share
 from anyvit.models.layers.sliceable import Cut, Stays, cuts, note_sizes, replace_parameters, why_not_sliceable
 
 Positions = tuple[int, ...]
+ViT = TypeVar("ViT", bound=VisionTransformer)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What stays of a model, in ascending positions.
+    """What stays of a model: positions, ascending where it is cut, in the new order where it is reordered.
 
     Attributes:
         embed: Channels of the residual stream, which all layers share.
@@ -82,6 +83,27 @@ def sliced(model: nn.Module, kept: Kept) -> VisionTransformer:
     """
     model = checked_indexable(model)
     _check(kept, Kept.everything(model))
+    return _indexed(model, kept)
+
+
+def reordered(model: ViT, order: Kept) -> ViT:
+    """A copy of `model` with its units in another order: `order` names every one of them once.
+
+    It answers as `model` does, within rounding, and is of the same class: an elastic ViT stays elastic.
+
+    Raises:
+        ModelError: The model cannot be cut; the message names the part.
+        SettingError: An order that is not of all units of the model.
+    """
+    if reason := why_not_sliceable(model):
+        raise ModelError(f"the units of a {type(model).__name__} cannot be reordered: {reason}")
+    heads, hidden = (tuple(tuple(sorted(block)) for block in blocks) for blocks in (order.heads, order.hidden))
+    if Kept(tuple(sorted(order.embed)), heads, hidden) != Kept.everything(model):
+        raise SettingError("an order names every channel, and of each block every head and hidden unit, once")
+    return _indexed(model, order)
+
+
+def _indexed(model: ViT, kept: Kept) -> ViT:
     blocks = [
         Stays(torch.tensor(kept.embed), channels_of(heads, block.attn.head_dim), torch.tensor(hidden))
         for block, heads, hidden in zip(blocks_of(model), kept.heads, kept.hidden, strict=True)

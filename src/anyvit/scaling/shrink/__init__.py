@@ -7,10 +7,14 @@ from anyvit.protocols import Lever
 from anyvit.scaling.shrink.base import BaseLever
 from anyvit.scaling.shrink.groups import Groups
 from anyvit.scaling.shrink.heads import StackedHeads
+from anyvit.scaling.shrink.prune import Prune
+from anyvit.scaling.shrink.reparameterize import Reparameterize
+from anyvit.scaling.shrink.scales import Scales
+from anyvit.scaling.shrink.tokens import TokenReduction
 
 __all__ = ["LEVERS", "BaseLever", "lever_named"]
 
-LEVERS: tuple[Lever, ...] = (StackedHeads(), Groups())
+LEVERS: tuple[Lever, ...] = (StackedHeads(), Groups(), Prune(), Reparameterize(), TokenReduction(), Scales())
 
 
 def lever_named(name: str) -> Lever:
