@@ -28,7 +28,7 @@ from anyvit.backends import backend_named
 from anyvit.costs.budget import Bound, Budget, format_cost
 from anyvit.costs.device import this_device
 from anyvit.data.preprocessing import Preprocessing
-from anyvit.deploy.document import DOCUMENT, REMEDY, SCHEMA, read_document, to_text
+from anyvit.deploy.document import DOCUMENT, REMEDY, SCHEMA, read_document, read_listed, to_text
 from anyvit.errors import BudgetError, BundleError, SettingError, unknown
 from anyvit.files import PARTIAL, put_in_place, remove_partial, write_file, write_text
 from anyvit.protocols import Runner
@@ -189,14 +189,7 @@ class Bundle:
         return digests
 
     def _read(self, name: str, digest: str) -> bytes:
-        path = self.folder / name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}). {REMEDY}") from error
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise BundleError(f"{path} is damaged: its SHA-256 is not the one that {DOCUMENT} gives. {REMEDY}")
-        return content
+        return read_listed(self.folder / name, digest, DOCUMENT, REMEDY)
 
     @contextmanager
     def _blaming_versions(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -51,14 +52,44 @@ def read_document(folder: Path) -> dict[str, Any]:
     schema = document.get("schema") if isinstance(document, dict) else None
     if not isinstance(schema, int) or schema < 1:
         raise BundleError(f"{path} is damaged: it names no schema. {REMEDY}")
-    if schema > SCHEMA:
-        raise BundleError(
-            f"{path} has schema {schema}, newer than this AnyViT reads ({SCHEMA}): update with pip install -U anyvit."
-        )
+    refuse_newer(path, schema, SCHEMA)
     missing = [key for key in _REQUIRED if key not in document]
     if missing:
         raise BundleError(f"{path} is damaged: it lacks {', '.join(missing)}. {REMEDY}")
     return document
+
+
+def refuse_newer(path: Path, schema: int, newest: int) -> None:
+    """Refuse a file of a schema that is newer than the newest one that is read.
+
+    Raises:
+        BundleError: It is.
+    """
+    if schema > newest:
+        raise BundleError(
+            f"{path} has schema {schema}, newer than this AnyViT reads ({newest}): update with pip install -U anyvit."
+        )
+
+
+def read_listed(path: Path, digest: str, document: str, remedy: str) -> bytes:
+    """A file as it was written, by the SHA-256 that the document of its folder gives.
+
+    Args:
+        path: The file.
+        digest: Its SHA-256, hexadecimal.
+        document: The name of the document, for the message.
+        remedy: What helps where the file is damaged.
+
+    Raises:
+        BundleError: It is missing or damaged.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read ({error.strerror}). {remedy}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise BundleError(f"{path} is damaged: its SHA-256 is not the one that {document} gives. {remedy}")
+    return content
 
 
 def to_text(document: Mapping[str, Any]) -> str:

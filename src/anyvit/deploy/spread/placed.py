@@ -24,7 +24,7 @@ from torch import Tensor
 from anyvit import __version__
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.bundle import Bundle
-from anyvit.deploy.document import to_text
+from anyvit.deploy.document import read_listed, refuse_newer, to_text
 from anyvit.deploy.spread.modules import hub_side
 from anyvit.deploy.spread.parts import Part
 from anyvit.deploy.spread.tensor_file import read_tensors, refuse_damaged, write_tensors
@@ -125,23 +125,9 @@ class Placed:
         Raises:
             BundleError: The file is missing or damaged.
         """
-        content = self.read(HUB, self.document["hub"]["sha256"])
-        return read_tensors(content, self.folder / HUB, SCHEMA, REMEDY)
-
-    def read(self, name: str, sha256: str) -> bytes:
-        """A file of the folder, as it was written.
-
-        Raises:
-            BundleError: It is missing or damaged.
-        """
-        path = self.folder / name
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise BundleError(f"{path} cannot be read ({error.strerror}). {REMEDY}") from error
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise BundleError(f"{path} is damaged: its SHA-256 is not the one that {DOCUMENT} gives. {REMEDY}")
-        return content
+        path = self.folder / HUB
+        content = read_listed(path, self.document["hub"]["sha256"], DOCUMENT, REMEDY)
+        return read_tensors(content, path, SCHEMA, REMEDY)
 
 
 def is_placed(folder: str | Path) -> bool:
@@ -267,8 +253,5 @@ def _read_document(folder: Path) -> dict[str, Any]:
     with refuse_damaged(path, REMEDY):
         document = json.loads(path.read_bytes())
         schema = int(document["schema"])
-    if schema > SCHEMA:
-        raise BundleError(
-            f"{path} has schema {schema}, newer than this AnyViT reads ({SCHEMA}): update with pip install -U anyvit."
-        )
+    refuse_newer(path, schema, SCHEMA)
     return document

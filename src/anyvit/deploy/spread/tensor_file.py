@@ -14,6 +14,7 @@ import safetensors.torch
 from torch import Tensor
 
 from anyvit import __version__
+from anyvit.deploy.document import refuse_newer
 from anyvit.errors import AnyViTError, BundleError
 from anyvit.files import write_file
 
@@ -49,10 +50,7 @@ def read_tensors(content: bytes, path: Path, schema: int, remedy: str) -> tuple[
     with refuse_damaged(path, remedy):
         document = json.loads(text)
         found = int(document["schema"])
-    if found > schema:
-        raise BundleError(
-            f"{path} has schema {found}, newer than this AnyViT reads ({schema}): update with pip install -U anyvit."
-        )
+    refuse_newer(path, found, schema)
     return document, tensors
 
 
