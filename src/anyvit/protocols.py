@@ -79,7 +79,13 @@ class Backend(Protocol):
         """The reason why `model` cannot run here, or None."""
 
     def settings(self, device: Device) -> Sequence[Setting]:
-        """The precisions worth trying on `device`, the most exact first."""
+        """The precisions worth trying on `device` with what is installed, the most exact first: UNCHANGED is float32.
+
+        Every one may carry `threads` too, above 1.
+        """
+
+    def absent(self, device: Device) -> str | None:
+        """What else an extra or a tool would add on `device`, and how to get it, or None."""
 
     def needs(self, setting: Setting) -> Needs:
         """What must be given before `setting` can be prepared."""

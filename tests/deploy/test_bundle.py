@@ -16,7 +16,7 @@ from anyvit.deploy.bundle import DOCUMENT, Bundle, write_bundle
 from anyvit.errors import AnyViTError, BudgetError, BundleError
 from anyvit.protocols import UNCHANGED
 from anyvit.scaling.candidate import Candidate, Step
-from anyvit.scaling.search import prepare
+from anyvit.scaling.workshop import prepare
 from tests.deploy.tiny import RESULTS, document, trained, training_images, write_tiny
 
 IMAGES = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ from anyvit.protocols import UNCHANGED
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.form import Form
 from anyvit.scaling.scoring import scores_of
-from anyvit.scaling.search import prepare
+from anyvit.scaling.workshop import prepare
 
 PREPROCESSING = Preprocessing(8)
 FORM = Form(

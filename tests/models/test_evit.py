@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from anyvit.deploy.formats.onnx import onnx_program
+from anyvit.backends.graph import onnx_program
 from anyvit.deploy.reference import load_reference
 from anyvit.errors import ModelError, SettingError
 from anyvit.models.layers.evit import complement, evit, keep_rate_at

@@ -6,7 +6,7 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
-from anyvit.deploy.formats.onnx import onnx_program
+from anyvit.backends.graph import onnx_program
 from anyvit.errors import SettingError
 from anyvit.models.layers.tome import match, match_every, merge_by_size, merge_schedule, tome
 from tests.models.conftest import SHAPE, shuffled

@@ -10,8 +10,9 @@ from anyvit.costs.counts import count_params
 from anyvit.models import create_model
 from anyvit.protocols import Device
 from anyvit.scaling.pricing import THROUGHPUT_BATCH, Conditions, count, price
-from anyvit.scaling.search import candidates, reshape
 from anyvit.scaling.shrink import lever_named
+from anyvit.scaling.space import Space
+from anyvit.scaling.workshop import reshape
 
 HASTY = {"warmup_runs": 1, "warmup_s": 0, "runs": 3, "rounds": 1, "min_time_s": 0}
 
@@ -23,7 +24,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def wanted(model):
-    return candidates(model, [lever_named("heads")], BACKENDS, Device("cpu", "any", 2, features=("avx512_bf16",)))
+    return list(Space.of(model, [lever_named("heads")], BACKENDS, Device("cpu", "any", 2, features=("avx512_bf16",))))
 
 
 def test_conditions_give_a_fixed_example():

@@ -15,9 +15,9 @@ from anyvit.models import create_model
 from anyvit.models.layers.indexed import channels_of
 from anyvit.protocols import UNCHANGED
 from anyvit.scaling.candidate import Candidate, Step
-from anyvit.scaling.search import reshape
 from anyvit.scaling.shrink import lever_named
 from anyvit.scaling.shrink.units import head_importance, strongest
+from anyvit.scaling.workshop import reshape
 
 LEVER = lever_named("prune")
 IMAGES = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -16,20 +16,10 @@ from anyvit.errors import BudgetError, ModelError
 from anyvit.models import create_model
 from anyvit.protocols import UNCHANGED, Device, Stage
 from anyvit.scaling.candidate import Candidate, Result, Step
-from anyvit.scaling.search import (
-    TIMED,
-    candidates,
-    choose,
-    closest,
-    out_of_reach,
-    pareto,
-    prepare,
-    primary_cost,
-    reachable,
-    reshape,
-    within,
-)
+from anyvit.scaling.search import TIMED, choose, closest, out_of_reach, pareto, primary_cost, reachable, within
 from anyvit.scaling.shrink import LEVERS, BaseLever, lever_named
+from anyvit.scaling.space import Space
+from anyvit.scaling.workshop import prepare, reshape
 
 DEVICE = Device("cpu", "any", 2, features=("avx2",))
 
@@ -76,7 +66,7 @@ ALL = [LARGE, SMALL, MIDDLE]
 
 def test_levers_compose_in_the_order_of_their_stages():
     late, early = FakeLever("late", Stage.TOKENS), FakeLever("early", Stage.SHAPE)
-    found = candidates(nn.Identity(), [late, early], [FakeBackend("any")], DEVICE)
+    found = list(Space.of(nn.Identity(), [late, early], [FakeBackend("any")], DEVICE))
     assert all([step.name for step in candidate.levers] == ["early", "late"] for candidate in found)
     assert [candidate.id for candidate in found] == [
         *("full-any", "full-any-half", "by2-any", "by2-any-half"),
@@ -85,7 +75,7 @@ def test_levers_compose_in_the_order_of_their_stages():
 
 
 def test_without_levers_the_full_model_is_the_one_shape():
-    found = candidates(nn.Identity(), [], [FakeBackend("one"), FakeBackend("two")], DEVICE)
+    found = list(Space.of(nn.Identity(), [], [FakeBackend("one"), FakeBackend("two")], DEVICE))
     assert [candidate.id for candidate in found] == ["full-one", "full-one-half", "full-two", "full-two-half"]
 
 
@@ -93,31 +83,31 @@ def test_levers_in_conflict_are_not_combined():
     heads = FakeLever("heads", Stage.SHAPE, offered=(UNCHANGED, {"heads": 2}))
     tokens = FakeLever("tokens", Stage.TOKENS, offered=(UNCHANGED, {"keep": 7}), against={"heads": "never together"})
     for levers in ([heads, tokens], [tokens, heads]):
-        shapes = {candidate.id for candidate in candidates(nn.Identity(), levers, [FakeBackend("any")], DEVICE)}
+        shapes = {candidate.id for candidate in list(Space.of(nn.Identity(), levers, [FakeBackend("any")], DEVICE))}
         assert shapes == {f"{name}-any{half}" for name in ("full", "heads2", "keep7") for half in ("", "-half")}
 
 
 def test_refusals_give_their_reasons():
     with pytest.raises(ModelError, match=r"^lever 'tokens' does not apply: it has windows$"):
-        candidates(nn.Identity(), [FakeLever("tokens", Stage.TOKENS, refusal="it has windows")], BACKENDS, DEVICE)
+        list(Space.of(nn.Identity(), [FakeLever("tokens", Stage.TOKENS, refusal="it has windows")], BACKENDS, DEVICE))
     backends = [FakeBackend("one", "no such layer"), FakeBackend("two", "too large")]
     with pytest.raises(ModelError, match=r"^no backend runs this model: one: no such layer; two: too large$"):
-        candidates(nn.Identity(), [], backends, DEVICE)
-    (first, _) = candidates(nn.Identity(), [], [FakeBackend("one", "no such layer"), FakeBackend("two")], DEVICE)
+        list(Space.of(nn.Identity(), [], backends, DEVICE))
+    (first, _) = list(Space.of(nn.Identity(), [], [FakeBackend("one", "no such layer"), FakeBackend("two")], DEVICE))
     assert first.backend.name == "two"
 
 
 def test_ids_are_unique_within_a_bundle():
     model = create_model("hydravit_small_patch2_8")
     levers = [lever for lever in LEVERS if not lever.why_not(model)]
-    ids = [candidate.id for candidate in candidates(model, levers, BACKENDS, Device("cpu", "any", 2))]
+    ids = [candidate.id for candidate in list(Space.of(model, levers, BACKENDS, Device("cpu", "any", 2)))]
     assert len(set(ids)) == len(ids)
     assert ids[0] == "full-torch"
 
 
 def test_prepare_answers_as_the_reshaped_model():
     model, images = create_model("hydravit_tiny_patch2_8", num_classes=4).eval(), torch.randn(2, 3, 8, 8)
-    for candidate in candidates(model, [lever_named("heads")], BACKENDS, DEVICE):
+    for candidate in list(Space.of(model, [lever_named("heads")], BACKENDS, DEVICE)):
         expected = reshape(model, candidate)(images).softmax(1)
         torch.testing.assert_close(prepare(model, candidate, images)(images), expected)
 

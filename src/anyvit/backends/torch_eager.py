@@ -44,6 +44,9 @@ class TorchEager:
         fast = device.kind != "cpu" or not device.features or not FAST_BFLOAT16.isdisjoint(device.features)
         return [UNCHANGED, BFLOAT16] if fast else [UNCHANGED]
 
+    def absent(self, device: Device) -> str | None:
+        return None
+
     def needs(self, setting: Setting) -> Needs:
         return Needs.NOTHING
 

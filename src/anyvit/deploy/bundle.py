@@ -35,7 +35,8 @@ from anyvit.protocols import Runner
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions
-from anyvit.scaling.search import PROMISE_MARGIN, TIMED, choose, closest, prepare, reshape, within
+from anyvit.scaling.search import PROMISE_MARGIN, TIMED, choose, closest, within
+from anyvit.scaling.workshop import prepare, reshape
 
 if TYPE_CHECKING:
     from torch import nn

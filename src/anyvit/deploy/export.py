@@ -8,8 +8,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import nn
 
+from anyvit.backends.graph import Probabilities
 from anyvit.data import Split
 from anyvit.deploy import standalone
 from anyvit.deploy.bundle import Bundle
@@ -21,7 +22,7 @@ from anyvit.models.contract import is_plain_vit
 from anyvit.models.hydravit import HydraViT
 from anyvit.models.layers.sliceable import extracted
 from anyvit.scaling.candidate import Result
-from anyvit.scaling.search import reshape
+from anyvit.scaling.workshop import reshape
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +46,6 @@ class Export:
     verification: Verification
     notes: tuple[str, ...]
     script: str
-
-
-class Probabilities(nn.Module):
-    """A model of logits with the softmax behind it."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.model(images).softmax(dim=-1)
 
 
 def export_candidate(bundle: Bundle, result: Result, format: Format, target: Path, split: Split) -> Export:

@@ -23,7 +23,8 @@ from anyvit.protocols import Runner
 from anyvit.scaling.candidate import Candidate, Result
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import THROUGHPUT_BATCH, Conditions, time_calls
-from anyvit.scaling.search import PROMISE_MARGIN, TIMED, prepare
+from anyvit.scaling.search import PROMISE_MARGIN, TIMED
+from anyvit.scaling.workshop import prepare
 
 PROCESSES = 3
 MEASURED = (*TIMED, "memory")

@@ -24,7 +24,8 @@ from anyvit.protocols import Device, Event, Progress, silent
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, price
-from anyvit.scaling.search import candidates, pareto, primary_cost
+from anyvit.scaling.search import pareto, primary_cost
+from anyvit.scaling.space import Space
 from anyvit.scaling.spread.boards import CostTable
 from anyvit.scaling.spread.pace import measure_costs
 
@@ -92,7 +93,7 @@ def _measure_name(name: str, weights: str | None, batch: int, threads: int, prog
     form, model = Form(name), _named(name, weights)
     conditions = Conditions(preprocessing_of(model).image_size, batch, threads)
     device = this_device()
-    wanted = candidates(model, [], BACKENDS, device)
+    wanted = list(Space.of(model, [], BACKENDS, device))
     results = price(model, wanted, conditions, throughput=True, progress=progress)
     progress(Event("measure", "memory, in new processes"))
     results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]

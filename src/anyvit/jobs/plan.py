@@ -22,8 +22,9 @@ from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.design.preset import choose_preset
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, price
-from anyvit.scaling.search import candidates, out_of_reach, within
+from anyvit.scaling.search import out_of_reach, within
 from anyvit.scaling.shrink import LEVERS
+from anyvit.scaling.space import Space
 
 if TYPE_CHECKING:
     from torch import nn
@@ -149,7 +150,7 @@ class Planner:
         return [lever for lever in tried if not lever.why_not(network)]
 
     def _candidates(self, network: nn.Module) -> list[Candidate]:
-        return candidates(network, self._levers(network), self.backends, this_device())
+        return list(Space.of(network, self._levers(network), self.backends, this_device()))
 
     def _conditions(self, network: nn.Module) -> Conditions:
         return Conditions(preprocessing_of(network).image_size, threads=self.threads)

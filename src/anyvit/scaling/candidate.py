@@ -27,23 +27,31 @@ class Candidate:
 
     levers: tuple[Step, ...]
     backend: Step
+    tuned: bool = False  # its weights were trained further in this shape, and lie in the bundle beside the others
 
     @property
     def id(self) -> str:
         """A short name, unique within a bundle and good as a folder's name: `heads3-torch-bfloat16`."""
-        shape = [str(step) for step in self.levers if step.setting != UNCHANGED] or ["full"]
+        shape = [str(step) for step in self.active] or ["full"]
         precision = [str(self.backend)] if self.backend.setting else []
-        return "-".join([*shape, self.backend.name, *precision])
+        return "-".join([*shape, *(["tuned"] if self.tuned else []), self.backend.name, *precision])
+
+    @property
+    def active(self) -> tuple[Step, ...]:
+        """The levers that change something."""
+        return tuple(step for step in self.levers if step.setting != UNCHANGED)
 
     def to_json(self) -> dict[str, Any]:
         return {
             "levers": [{"name": step.name, "setting": dict(step.setting)} for step in self.levers],
             "backend": {"name": self.backend.name, "setting": dict(self.backend.setting)},
+            **({"tuned": True} if self.tuned else {}),
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Candidate:
-        return cls(tuple(Step(**step) for step in data["levers"]), Step(**data["backend"]))
+        levers = tuple(Step(**step) for step in data["levers"])
+        return cls(levers, Step(**data["backend"]), data.get("tuned", False))
 
 
 @dataclass(frozen=True, slots=True)

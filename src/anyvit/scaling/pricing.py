@@ -12,7 +12,7 @@ from anyvit.costs.counts import count_macs, count_params, weights_size
 from anyvit.costs.timing import Latency, measure_latencies
 from anyvit.protocols import Progress, Runner, silent
 from anyvit.scaling.candidate import Candidate, Result
-from anyvit.scaling.search import prepare, reshape
+from anyvit.scaling.workshop import prepare, reshape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

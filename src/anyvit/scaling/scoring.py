@@ -14,7 +14,7 @@ from anyvit.data.preprocessing import Preprocessing
 from anyvit.evaluation.metrics import Scores
 from anyvit.protocols import Event, Progress, Runner, silent
 from anyvit.scaling.candidate import Result
-from anyvit.scaling.search import prepare
+from anyvit.scaling.workshop import prepare
 
 if TYPE_CHECKING:
     from torch import nn

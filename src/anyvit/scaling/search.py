@@ -1,71 +1,16 @@
-"""Candidates: list them, price them, score them, keep the front, choose under a budget.
-
-Stages, needs, refusals and conflicts are read from the levers and backends; none is known here by name.
-"""
+"""What results are worth under a budget: which are inside, which form the front, which one is chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import product
-from typing import TYPE_CHECKING
 
-from anyvit.backends import backend_named
 from anyvit.costs.budget import Budget, format_cost
 from anyvit.costs.timing import PROMISE_MARGIN
-from anyvit.errors import BudgetError, ModelError
-from anyvit.protocols import UNCHANGED, Backend, Device, Lever, Runner, Setting
-from anyvit.scaling.candidate import Candidate, Result, Step
-from anyvit.scaling.shrink import lever_named
-
-if TYPE_CHECKING:
-    from torch import Tensor, nn
+from anyvit.errors import BudgetError
+from anyvit.scaling.candidate import Result
 
 TIMED = ("latency", "latency_p95", "latency_e2e", "throughput")
 """The costs that need a clock. They are promised only with a margin to spare."""
-
-
-def candidates(
-    model: nn.Module, levers: Sequence[Lever], backends: Sequence[Backend], device: Device
-) -> list[Candidate]:
-    """Every legal combination of the levers' settings and the backends', from the mildest to the strongest.
-
-    Raises:
-        ModelError: A lever, or every backend, refuses `model`; the message gives the reasons.
-    """
-    for lever in levers:
-        if reason := lever.why_not(model):
-            raise ModelError(f"lever {lever.name!r} does not apply: {reason}")
-    refusals = {backend.name: backend.why_not(model) for backend in backends}
-    usable = [backend for backend in backends if refusals[backend.name] is None]
-    if not usable:
-        raise ModelError(f"no backend runs this model: {'; '.join(f'{k}: {v}' for k, v in refusals.items())}")
-    ordered = sorted(levers, key=lambda lever: lever.stage)
-    shapes = [
-        tuple(Step(lever.name, setting) for lever, setting in zip(ordered, settings, strict=True))
-        for settings in product(*(lever.settings(model) for lever in ordered))
-        if not _conflicting(ordered, settings)
-    ]
-    runtimes = [Step(backend.name, setting) for backend in usable for setting in backend.settings(device)]
-    return [Candidate(shape, runtime) for shape in shapes for runtime in runtimes]
-
-
-def _conflicting(levers: Sequence[Lever], settings: Sequence[Setting]) -> bool:
-    active = {lever.name: lever for lever, setting in zip(levers, settings, strict=True) if setting != UNCHANGED}
-    return any(other in active for lever in active.values() for other in lever.conflicts())
-
-
-def reshape(model: nn.Module, candidate: Candidate, *, images: Tensor | None = None) -> nn.Module:
-    """`model` with the candidate's levers applied. It may share storage with `model`."""
-    for step in candidate.levers:
-        model = lever_named(step.name).apply(model, step.setting, images=images)
-    return model
-
-
-def prepare(model: nn.Module, candidate: Candidate, example: Tensor, *, images: Tensor | None = None) -> Runner:
-    """The runner of a candidate for batches like `example` (B, C, H, W)."""
-    smaller = reshape(model, candidate, images=images).eval()
-    backend = backend_named(candidate.backend.name)
-    return backend.prepare(smaller, candidate.backend.setting, example, images=images)
 
 
 def within(result: Result, budget: Budget) -> bool:

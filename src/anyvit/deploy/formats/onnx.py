@@ -4,28 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
+from anyvit.backends.graph import onnx_program
 from anyvit.deploy.formats.format import Texts
-
-
-def onnx_program(model: nn.Module, example: Tensor) -> torch.onnx.ONNXProgram:
-    """`model` as an ONNX program from `images` (B, C, H, W) to `probabilities` (B, K), for any B."""
-    program = torch.onnx.export(
-        model,
-        (example,),
-        dynamo=True,
-        verbose=False,
-        external_data=False,
-        input_names=["images"],
-        output_names=["probabilities"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-    )
-    assert program is not None
-    for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # where in the source code each came from, with the paths of this machine
-    return program
 
 
 class Onnx:

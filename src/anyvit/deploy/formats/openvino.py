@@ -6,8 +6,8 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from anyvit.backends.graph import onnx_program
 from anyvit.deploy.formats.format import Texts
-from anyvit.deploy.formats.onnx import onnx_program
 
 
 class OpenVino:
