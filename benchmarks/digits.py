@@ -16,6 +16,7 @@ from statistics import mean
 import anyvit
 from anyvit.data import open_data
 from anyvit.scaling.scoring import score
+from anyvit.scaling.workshop import Workshop
 from interleaved import write_result
 
 SEEDS = (0, 1, 2)
@@ -30,7 +31,9 @@ def main() -> None:
             seconds.append(time.monotonic() - begun)
             plain = [result for result in bundle.results if not result.candidate.backend.setting]
             test = open_data("digits", seed=seed).splits["test"]
-            scored = score(bundle.model(), plain, test, bundle.preprocessing, bundle.classes)
+            scored = score(
+                Workshop(bundle.model(), bundle.conditions.example()), plain, test, bundle.preprocessing, bundle.classes
+            )
             by_seed[seed] = {result.id: result.accuracy for result in scored}
             promise = bundle.document["promise"]
             print(f"seed {seed}: {seconds[-1]:.0f} s, chosen {bundle.chosen.id}, {promise['status']}, {by_seed[seed]}")

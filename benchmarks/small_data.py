@@ -26,7 +26,9 @@ from anyvit.data.images import Selection
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.models import create_model
 from anyvit.scaling.candidate import Candidate, Result, Step
+from anyvit.scaling.pricing import Conditions
 from anyvit.scaling.scoring import score
+from anyvit.scaling.workshop import Workshop
 from anyvit.training.objectives import Classification
 from anyvit.training.recipes import RECIPES
 from anyvit.training.trainer import train
@@ -105,7 +107,13 @@ def trained(model: nn.Module, dataset: DataSet, folder: Path, seed: int) -> dict
     seconds = time.process_time() - begun
     save_file(training.model.state_dict(), folder / "model.safetensors")
     plain = [Result(Candidate((), Step("torch")))]
-    (result,) = score(training.model, plain, dataset.splits["test"], preprocessing, dataset.classes)
+    (result,) = score(
+        Workshop(training.model, Conditions(preprocessing.image_size).example()),
+        plain,
+        dataset.splits["test"],
+        preprocessing,
+        dataset.classes,
+    )
     return {"test_accuracy": result.accuracy or 0.0, "steps": training.steps, "cpu_seconds": seconds}
 
 

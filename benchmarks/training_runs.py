@@ -19,7 +19,9 @@ from anyvit.data import DataSet
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.protocols import Event
 from anyvit.scaling.candidate import Candidate, Result, Step
+from anyvit.scaling.pricing import Conditions
 from anyvit.scaling.scoring import score
+from anyvit.scaling.workshop import Workshop
 from anyvit.training.objectives import Objective
 from anyvit.training.recipes import RECIPES
 from anyvit.training.trainer import Training, train
@@ -53,7 +55,13 @@ class Runs:
         """Test accuracy of subnetworks by number of heads; None is the model as it is."""
         steps = [(Step("heads", {"heads": k}),) if k else () for k in heads]
         results = [Result(Candidate(levers, PLAIN)) for levers in steps]
-        scored = score(model, results, self.dataset.splits["test"], self.preprocessing, self.dataset.classes)
+        scored = score(
+            Workshop(model, Conditions(self.preprocessing.image_size).example()),
+            results,
+            self.dataset.splits["test"],
+            self.preprocessing,
+            self.dataset.classes,
+        )
         return {str(k): result.accuracy or 0.0 for k, result in zip(heads, scored, strict=True)}
 
     def _plan(self, name: str, model: nn.Module, objective: Objective, cpu_seconds: float) -> dict[str, float]:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from anyvit import backends
 from anyvit.cli import app
 from anyvit.costs.budget import COSTS
 from anyvit.scaling import shrink
@@ -50,8 +51,9 @@ def run_commands(code, page, line):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch, hasty):
-    """A folder to run a page in; levers that a page adds are forgotten after it."""
+    """A folder to run a page in; levers and backends that a page adds are forgotten after it."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(backends, "BACKENDS", backends.BACKENDS)
     monkeypatch.setattr(shrink, "LEVERS", shrink.LEVERS)
     return tmp_path
 

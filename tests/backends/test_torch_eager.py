@@ -1,10 +1,11 @@
-"""PyTorch eager: probabilities, two precisions, weights shared or copied."""
+"""PyTorch eager: probabilities, precisions, weights shared or copied, threads."""
 
 import pytest
+import timm
 import torch
 
-from anyvit.backends import backend_named
-from anyvit.errors import SettingError
+from anyvit.backends import backend_named, precision
+from anyvit.errors import ModelError, SettingError
 from anyvit.models import create_model
 from anyvit.protocols import Device
 
@@ -49,26 +50,34 @@ def test_a_loaded_runner_answers_alike(model, images, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("device", "offered"),
-    [
-        (Device("cpu", "fast", 2, ("avx2", "avx512_bf16")), [{}, BFLOAT16]),
-        (Device("cpu", "fast", 2, ("amx_bf16",)), [{}, BFLOAT16]),
-        (Device("cpu", "fast", 2, ("asimd", "bf16")), [{}, BFLOAT16]),
-        (Device("cpu", "old", 2, ("avx2",)), [{}]),
-        (Device("cpu", "silent", 2), [{}, BFLOAT16]),
-        (Device("cuda", "GPU", 2, ("avx2",)), [{}, BFLOAT16]),
-    ],
-)
-def test_bfloat16_is_offered_where_it_may_gain(device, offered):
-    assert BACKEND.settings(device) == offered
+def test_settings_by_device():
+    assert BACKEND.settings(Device("cpu", "old", 2, ("avx2",))) == [{}]
+    assert BACKEND.settings(Device("cuda", "GPU", 2, ("sm_90",))) == [{}, BFLOAT16, {"precision": "float16"}]
+    assert BACKEND.absent(Device("cpu", "old", 2, ("avx2",))) is None
+
+
+def test_threads_are_set_for_the_call_alone(model, images, monkeypatch):
+    before, seen = torch.get_num_threads(), []
+    runner = BACKEND.prepare(model, {"threads": before + 1}, images)
+    handle = runner.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    runner(images)
+    handle.remove()
+    assert (seen, torch.get_num_threads()) == ([before + 1], before)
 
 
 def test_unknown_settings_and_names_are_refused(model, images):
-    with pytest.raises(SettingError, match=r"^the torch backend is set by \{\} or \{'precision': 'bfloat16'\}: got "):
+    with pytest.raises(SettingError, match=r"^the torch backend is set by \{\}, a precision of float32, bfloat16, "):
         BACKEND.prepare(model, {"precision": "int8"}, images)
     with pytest.raises(SettingError, match=r"^unknown backend 'torhc'\. Did you mean 'torch'\? Known: "):
         backend_named("torhc")
+
+
+@pytest.mark.skipif(precision.find_spec("torchao") is None, reason="torchao is not installed")
+def test_a_model_that_torchao_cannot_take_is_refused(images):
+    """BEiT puts its matrices of queries, keys and values together by itself."""
+    beit = timm.create_model("beit_base_patch16_224", img_size=8, patch_size=2, embed_dim=32, depth=1, num_heads=4)
+    with pytest.raises(ModelError, match=r"^torchao cannot take Beit: "):
+        BACKEND.prepare(beit, {"precision": "int8-dynamic"}, images)
 
 
 @pytest.mark.gpu

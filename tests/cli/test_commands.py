@@ -117,15 +117,17 @@ def test_evaluate(run, finished):
 
 
 def test_measure_a_bundle_and_a_name(run, own_bundle, monkeypatch):
-    from anyvit.jobs import measure
+    from anyvit.jobs import measure, renewal
 
-    whole = measure.price
-    monkeypatch.setattr(measure, "price", lambda *args, **options: whole(*args, **options, **HASTY))
+    for module in (measure, renewal):
+        whole = module.price
+        monkeypatch.setattr(module, "price", lambda *args, whole=whole, **options: whole(*args, **options, **HASTY))
     monkeypatch.setattr(measure, "untrained_memory", lambda *_: 5e6)
     status, shown, _ = run("measure", own_bundle)
     assert (status, "heads1-torch" in shown, "8 px, batch 1, threads 1" in shown) == (0, True, True)
     assert "throughput" in Bundle.load(own_bundle).chosen.costs
-    (first, *_) = json.loads(run("measure", TINY, "--batch", 2, "--json")[1])["results"]
+    assert "heads1-torch" in run("measure", own_bundle, "--data", "digits")[1]
+    (first, *_) = json.loads(run("measure", TINY, "--backends", "torch", "--batch", 2, "--json")[1])["results"]
     assert first["costs"]["memory"] == 5e6
 
 

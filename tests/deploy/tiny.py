@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.bundle import Bundle, write_bundle
 from anyvit.deploy.runtime import threads
 from anyvit.protocols import UNCHANGED
-from anyvit.scaling.candidate import Candidate, Result, Step
+from anyvit.scaling.candidate import Candidate, Cascade, Result, Step
 from anyvit.scaling.form import Form
 from anyvit.scaling.scoring import scores_of
 from anyvit.scaling.workshop import prepare
@@ -124,6 +124,49 @@ def _document() -> str:
 def document() -> dict[str, Any]:
     """The content of `bundle.json`, as a run gives it to `write_bundle`."""
     return json.loads(_document())
+
+
+def searched() -> dict[str, Any]:
+    """Changes to the document: what a search over heads, tokens and runtimes has found, with a reducing one chosen."""
+
+    def result(tokens: dict[str, Any], backend: Step, latency: float, macs: float, accuracy: float, heads: int = 4):
+        steps = (Step("heads", {"heads": heads} if heads < 4 else {}), Step("tokens", tokens))
+        costs = {"latency": latency, "latency_p95": latency, "macs": macs, "params": 3e4, "size": 12e4}
+        return Result(Candidate(steps, backend), costs, accuracy)
+
+    evit, tome = {"method": "evit", "keep_rate": 0.5}, {"method": "tome", "r": 1}
+    eager, fast = Step("torch"), Step("torch", {"precision": "bfloat16"})
+    whole, quick = result({}, eager, 0.008, 2e5, 0.95), result({}, fast, 0.005, 2e5, 0.94)
+    chosen, narrow = result(evit, fast, 0.004, 1.6e5, 0.93), result(evit, fast, 0.003, 1e5, 0.85, heads=2)
+    int8 = Step("openvino", {"precision": "int8-static"})
+    cascade = Result(Cascade(narrow.candidate, quick.candidate, 0.8), {**quick.costs, "latency": 0.0075}, 0.94)
+    tried = [
+        (result(tome, fast, 0.0052, 1.5e5, 0.93), "its levers gain nothing here"),
+        (result(evit, eager, 0.0064, 1.6e5, 0.92), f"{chosen.id} is as good in both"),
+        (result({}, int8, 0.003, 2e5, 0.1), "its answers are wrong"),
+        (cascade, "others on the front are kept in its stead"),
+        (Result(Candidate((), Step("cuda_graphs"))), "cannot be built: no GPU"),
+    ]
+    parts = {None: chosen, "tokens": quick, "torch": replace(chosen, costs={**chosen.costs, "latency": 0.006})}
+    kept = (whole, quick, chosen, narrow)
+    return {
+        "run": {"data": "digits", "budget": "latency<=4.5ms, accuracy>=0.9"},
+        "candidates": [each.to_json() for each in kept],
+        "front": [each.id for each in kept],
+        "chosen": chosen.id,
+        "search": {
+            "size": 96,
+            "measured": 8,
+            "images": 128,
+            "skipped": {"scales": "it is made for one scale"},
+            "absent": ["int8 needs nncf: pip install 'anyvit[int8]'"],
+            "tried": [{**each.to_json(), "why": why} for each, why in tried],
+            "contributions": [
+                {"without": name, "id": each.id, "accuracy": each.accuracy, **each.costs}
+                for name, each in parts.items()
+            ],
+        },
+    }
 
 
 def training_images() -> list[int]:

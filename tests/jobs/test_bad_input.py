@@ -174,7 +174,7 @@ ARGUMENTS: list[Case] = [
         "refusal",
         lambda p: p.fit(model="test_efficientnet", levers="heads"),
         SETTING,
-        "cannot be made elastic: .*not timm's VisionTransf",
+        "no lever that was named applies: .*not timm's VisionTransf",
     ),
     (
         "recipe",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from anyvit.backends import BACKENDS
+from anyvit.backends.torch_compile import TorchCompile
+from anyvit.backends.torch_eager import TorchEager
 from anyvit.errors import SettingError
 from anyvit.jobs import doctor as doctor_job
 from anyvit.jobs.doctor import doctor
@@ -34,6 +37,18 @@ def test_doctor_finds_what_is_here():
     assert checks["python"].ok
     assert all(check.ok for check in checks.values() if check.ok is not None)
     assert {"processor", "threads", "gpu", "fast bfloat16"} <= set(checks)
+
+
+def test_doctor_shows_what_each_runtime_offers_and_would_gain(monkeypatch):
+    monkeypatch.setattr(TorchEager, "settings", lambda self, device: [{}, {"precision": "bfloat16"}])
+    monkeypatch.setattr(TorchEager, "absent", lambda self, device: "int8: pip install it")
+    monkeypatch.setattr(TorchCompile, "settings", lambda self, device: [])
+    monkeypatch.setattr(TorchCompile, "absent", lambda self, device: None)
+    checks = {check.name: check for check in doctor()}
+    assert {f"runtime {backend.name}" for backend in BACKENDS} <= set(checks)
+    assert checks["runtime torch"].found == "float32, bfloat16; int8: pip install it"
+    assert checks["runtime torch"].ok
+    assert (checks["runtime torch-compile"].found[:10], checks["runtime torch-compile"].ok) == ("nothing on", None)
 
 
 def test_doctor_says_how_to_install_what_is_missing(monkeypatch):

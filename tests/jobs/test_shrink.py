@@ -16,7 +16,9 @@ NARROW = "params<=50k"
 @pytest.fixture(scope="module")
 def shrunk(finished, tmp_path_factory):
     out = tmp_path_factory.mktemp("shrunk") / "run"
-    return anyvit.shrink(str(finished.folder), data="digits", budget=NARROW, levers="heads", out=str(out))
+    return anyvit.shrink(
+        str(finished.folder), data="digits", budget=NARROW, levers="heads", backends="torch", out=str(out)
+    )
 
 
 def test_a_bundle_shrinks_with_the_weights_it_has(shrunk, finished):
@@ -29,7 +31,7 @@ def test_a_bundle_shrinks_with_the_weights_it_has(shrunk, finished):
 
 def test_a_finished_run_is_given_at_once(shrunk, finished):
     news = []
-    arguments = {"data": "digits", "budget": NARROW, "levers": "heads", "out": str(shrunk.folder)}
+    arguments = {"data": "digits", "budget": NARROW, "levers": "heads", "backends": "torch", "out": str(shrunk.folder)}
     again = anyvit.shrink(str(finished.folder), **arguments, progress=news.append)
     assert again.chosen.id == shrunk.chosen.id
     assert "finished" in news[0].message
@@ -41,7 +43,12 @@ def test_the_bundle_of_a_shrunk_model_answers(shrunk, photos):
 
 def test_a_file_of_weights_needs_nothing_else(tmp_path, photos, hasty):
     save_file(create_model(TINY, num_classes=2).state_dict(), tmp_path / "w.safetensors")
-    arguments = {"data": str(photos), "levers": "heads", "weights": str(tmp_path / "w.safetensors")}
+    arguments = {
+        "data": str(photos),
+        "levers": "heads",
+        "backends": "torch",
+        "weights": str(tmp_path / "w.safetensors"),
+    }
     bundle = anyvit.shrink(TINY, **arguments, budget="params<=1M", out=str(tmp_path / "out"))
     assert bundle.document["model"]["levers"] == []
     assert not bundle.document["history"]
@@ -68,6 +75,7 @@ def test_refusals(finished, photos, tmp_path, hasty, model, more, words):
             budget=NARROW,
             **more,
             levers="heads",
+            backends="torch",
             out=str(tmp_path / "o"),
         )
     assert not (tmp_path / "o").exists()

@@ -12,6 +12,7 @@ from anyvit.models import create_model
 from anyvit.protocols import UNCHANGED
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.scoring import score, scores_of
+from anyvit.scaling.workshop import Workshop
 
 
 def split(count):
@@ -35,7 +36,9 @@ def test_score_adds_the_accuracy_and_keeps_the_rest():
         for setting in (UNCHANGED, {"heads": 1})
     ]
     events = []
-    scored = score(model, found, split(10), Preprocessing(8), ("dark", "light"), events.append)
+    scored = score(
+        Workshop(model, torch.zeros(1, 3, 8, 8)), found, split(10), Preprocessing(8), ("dark", "light"), events.append
+    )
     assert [result.candidate for result in scored] == [result.candidate for result in found]
     assert all(0 <= result.accuracy <= 1 and result.costs == {"params": 1.0} for result in scored)
     assert [event.message for event in events] == [result.id for result in found]

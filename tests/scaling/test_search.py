@@ -2,56 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from anyvit.backends import BACKENDS
 from anyvit.costs.budget import Budget
-from anyvit.errors import BudgetError, ModelError
-from anyvit.models import create_model
-from anyvit.protocols import UNCHANGED, Device, Stage
+from anyvit.errors import BudgetError
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.search import TIMED, choose, closest, out_of_reach, pareto, primary_cost, reachable, within
-from anyvit.scaling.shrink import LEVERS, BaseLever, lever_named
-from anyvit.scaling.space import Space
-from anyvit.scaling.workshop import prepare, reshape
-
-DEVICE = Device("cpu", "any", 2, features=("avx2",))
-
-
-@dataclass
-class FakeLever(BaseLever):
-    name: str
-    stage: Stage
-    offered: tuple = (UNCHANGED, {"by": 2})
-    against: dict = field(default_factory=dict)
-    refusal: str | None = None
-
-    def why_not(self, model):
-        return self.refusal
-
-    def settings(self, model):
-        return self.offered
-
-    def conflicts(self):
-        return self.against
-
-
-@dataclass
-class FakeBackend:
-    name: str
-    refusal: str | None = None
-
-    def why_not(self, model):
-        return self.refusal
-
-    def settings(self, device):
-        return [UNCHANGED, {"precision": "half"}]
 
 
 def result(name, accuracy=None, **costs):
@@ -62,54 +20,6 @@ SMALL = result("small", 0.7, latency=0.001, params=10.0, throughput=900.0, size=
 MIDDLE = result("middle", 0.8, latency=0.002, params=20.0, throughput=500.0, size=80.0)
 LARGE = result("large", 0.9, latency=0.004, params=40.0, throughput=200.0, size=160.0)
 ALL = [LARGE, SMALL, MIDDLE]
-
-
-def test_levers_compose_in_the_order_of_their_stages():
-    late, early = FakeLever("late", Stage.TOKENS), FakeLever("early", Stage.SHAPE)
-    found = list(Space.of(nn.Identity(), [late, early], [FakeBackend("any")], DEVICE))
-    assert all([step.name for step in candidate.levers] == ["early", "late"] for candidate in found)
-    assert [candidate.id for candidate in found] == [
-        *("full-any", "full-any-half", "by2-any", "by2-any-half"),
-        *("by2-any", "by2-any-half", "by2-by2-any", "by2-by2-any-half"),
-    ]
-
-
-def test_without_levers_the_full_model_is_the_one_shape():
-    found = list(Space.of(nn.Identity(), [], [FakeBackend("one"), FakeBackend("two")], DEVICE))
-    assert [candidate.id for candidate in found] == ["full-one", "full-one-half", "full-two", "full-two-half"]
-
-
-def test_levers_in_conflict_are_not_combined():
-    heads = FakeLever("heads", Stage.SHAPE, offered=(UNCHANGED, {"heads": 2}))
-    tokens = FakeLever("tokens", Stage.TOKENS, offered=(UNCHANGED, {"keep": 7}), against={"heads": "never together"})
-    for levers in ([heads, tokens], [tokens, heads]):
-        shapes = {candidate.id for candidate in list(Space.of(nn.Identity(), levers, [FakeBackend("any")], DEVICE))}
-        assert shapes == {f"{name}-any{half}" for name in ("full", "heads2", "keep7") for half in ("", "-half")}
-
-
-def test_refusals_give_their_reasons():
-    with pytest.raises(ModelError, match=r"^lever 'tokens' does not apply: it has windows$"):
-        list(Space.of(nn.Identity(), [FakeLever("tokens", Stage.TOKENS, refusal="it has windows")], BACKENDS, DEVICE))
-    backends = [FakeBackend("one", "no such layer"), FakeBackend("two", "too large")]
-    with pytest.raises(ModelError, match=r"^no backend runs this model: one: no such layer; two: too large$"):
-        list(Space.of(nn.Identity(), [], backends, DEVICE))
-    (first, _) = list(Space.of(nn.Identity(), [], [FakeBackend("one", "no such layer"), FakeBackend("two")], DEVICE))
-    assert first.backend.name == "two"
-
-
-def test_ids_are_unique_within_a_bundle():
-    model = create_model("hydravit_small_patch2_8")
-    levers = [lever for lever in LEVERS if not lever.why_not(model)]
-    ids = [candidate.id for candidate in list(Space.of(model, levers, BACKENDS, Device("cpu", "any", 2)))]
-    assert len(set(ids)) == len(ids)
-    assert ids[0] == "full-torch"
-
-
-def test_prepare_answers_as_the_reshaped_model():
-    model, images = create_model("hydravit_tiny_patch2_8", num_classes=4).eval(), torch.randn(2, 3, 8, 8)
-    for candidate in list(Space.of(model, [lever_named("heads")], BACKENDS, DEVICE)):
-        expected = reshape(model, candidate)(images).softmax(1)
-        torch.testing.assert_close(prepare(model, candidate, images)(images), expected)
 
 
 def test_timed_bounds_count_with_a_margin_and_counted_ones_without():

@@ -1,38 +1,39 @@
-"""PyTorch as it is, in float32 or bfloat16."""
+"""PyTorch as it is, in float32, bfloat16, float16 on a GPU, or int8-dynamic by torchao."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from anyvit.errors import SettingError
-from anyvit.protocols import UNCHANGED, Device, Needs, Runner, Setting
-
-BFLOAT16: Setting = {"precision": "bfloat16"}
-FAST_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}  # the last is Arm's name for it
+from anyvit.backends import precision
+from anyvit.errors import ModelError
+from anyvit.protocols import Device, Needs, Runner, Setting
 
 
 @dataclass(frozen=True)
 class TorchRunner:
-    """A model in evaluation mode that answers with float32 probabilities."""
+    """A model in evaluation mode that answers with float32 probabilities, on so many threads; None: as it is called."""
 
-    model: nn.Module
+    model: Callable[[Tensor], Tensor]
     device: torch.device
     dtype: torch.dtype
+    threads: int | None = None
 
     @torch.inference_mode()
     def __call__(self, images: Tensor, /) -> Tensor:
-        return self.model(images.to(self.device, self.dtype)).float().softmax(1)
+        with precision.on_threads(self.threads):
+            return self.model(images.to(self.device, self.dtype)).float().softmax(1)
 
 
 class TorchEager:
-    """Runs any model, on the device where its weights are."""
+    """Runs any model, on the device where its weights are.
+
+    A setting without threads computes on as many as PyTorch is set to.
+    """
 
     name = "torch"
 
@@ -40,31 +41,52 @@ class TorchEager:
         return None
 
     def settings(self, device: Device) -> Sequence[Setting]:
-        """bfloat16 only where the processor computes in it; where that cannot be known, it is left to the timing."""
-        fast = device.kind != "cpu" or not device.features or not FAST_BFLOAT16.isdisjoint(device.features)
-        return [UNCHANGED, BFLOAT16] if fast else [UNCHANGED]
+        """The precisions that the processor computes in; int8-dynamic on a GPU is slow unless it is compiled."""
+        return [*precision.float_precisions(device), *precision.int8_precisions(device)]
 
     def absent(self, device: Device) -> str | None:
-        return None
+        return precision.int8_absent(device)
 
     def needs(self, setting: Setting) -> Needs:
         return Needs.NOTHING
 
     def prepare(self, model: nn.Module, setting: Setting, example: Tensor, *, images: Tensor | None = None) -> Runner:
-        """A runner that shares the weights of `model` in float32, and has a copy of them in bfloat16."""
-        return self._runner(model, setting)
+        """A runner that shares the weights of `model` in float32, and has a copy of them in other precisions.
+
+        Raises:
+            SettingError: An unknown setting.
+            MissingExtraError: int8-dynamic without torchao.
+            ModelError: torchao cannot take the model: it uses its weights in other ways than linear layers do.
+        """
+        runner = eager_runner(self.name, model, setting)
+        if setting.get("precision") == "int8-dynamic":
+            try_out(runner, example, f"torchao cannot take {type(model).__name__}")
+        return runner
 
     def save(self, runner: Runner, folder: Path) -> None:
         """Nothing to write: the model and the setting are enough."""
 
     def load(self, model: nn.Module, setting: Setting, folder: Path) -> Runner:
-        return self._runner(model, setting)
+        return eager_runner(self.name, model, setting)
 
-    def _runner(self, model: nn.Module, setting: Setting) -> Runner:
-        if setting not in (UNCHANGED, BFLOAT16):
-            raise SettingError(f"the torch backend is set by {{}} or {dict(BFLOAT16)}: got {dict(setting)}")
-        weight = next(model.parameters())
-        if setting == BFLOAT16:
-            return TorchRunner(copy.deepcopy(model).eval().to(torch.bfloat16), weight.device, torch.bfloat16)
-        kept = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
-        return TorchRunner(copy.deepcopy(model, kept).eval(), weight.device, weight.dtype)
+
+def eager_runner(backend: str, model: nn.Module, setting: Setting) -> TorchRunner:
+    """`model` in the precision of a setting of `backend`, ready to answer."""
+    wanted = precision.precision_of(backend, setting)
+    converted, device = precision.in_precision(model, wanted), precision.device_of(model)
+    # float32 is whatever the weights are in
+    dtype = next(model.parameters()).dtype if wanted == "float32" else precision.DTYPES[wanted]
+    return TorchRunner(converted, device, dtype, setting.get("threads"))
+
+
+def try_out(runner: Runner, example: Tensor, words: str) -> None:
+    """Answer `example` once, for what is only found out, or made, at the first answer.
+
+    Raises:
+        ModelError: It fails; the message begins with `words`.
+    """
+    try:
+        runner(example)
+    except Exception as error:  # of any kind: libraries of many authors are at work
+        said = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{words}: {type(error).__name__}: {said}") from error

@@ -44,7 +44,7 @@ def fit(
     model: Model = None,
     weights: Weights = None,
     levers: Levers = "auto",
-    backends: Backends = "auto",
+    backends: Backends = "torch",
     epochs: Epochs = None,
     time: Time = None,
     seed: Seed = 0,

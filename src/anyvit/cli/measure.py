@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Model = Annotated[str, typer.Argument(help="A registered name, ours or timm's, or the folder of a bundle.")]
 Weights = Annotated[str | None, typer.Option(help="A file of weights, or `pretrained`.")]
+Backends = Annotated[str, typer.Option(help="Runtimes to try on a name, separated by commas; `auto`: all installed.")]
+Data = Annotated[str | None, typer.Option(help="Labelled images to measure the accuracies of a bundle on as well.")]
 Batch = Annotated[int, typer.Option(help="Images a call.")]
 Threads = Annotated[int, typer.Option(help="Threads of the model.")]
 TableFile = Annotated[
@@ -24,6 +26,8 @@ TableFile = Annotated[
 def measure(
     model: Model,
     weights: Weights = None,
+    backends: Backends = "auto",
+    data: Data = None,
     batch: Batch = 1,
     threads: Threads = 1,
     cost_table: TableFile = None,
@@ -34,7 +38,14 @@ def measure(
 
     with ShowProgress() as progress:
         measurement = anyvit.measure(
-            model, weights=weights, batch=batch, threads=threads, cost_table=cost_table, progress=progress
+            model,
+            weights=weights,
+            backends=backends,
+            data=data,
+            batch=batch,
+            threads=threads,
+            cost_table=cost_table,
+            progress=progress,
         )
     if json:
         show_json(measurement)
@@ -49,6 +60,8 @@ def measure(
         say(f"written to {cost_table}: name it as cost_table in devices.yaml")
     else:
         show_results(measurement.results)
+    for note in measurement.notes:
+        say(f"note: {note}")
 
 
 def _show_costs(table: CostTable) -> None:

@@ -64,9 +64,10 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: 
 
 def show_results(results: Sequence[Result], *, chosen: str | None = None) -> None:
     """Candidates with their figures, the chosen one marked."""
-    from anyvit.costs.budget import COSTS, format_cost
+    from anyvit.costs.budget import format_cost
+    from anyvit.scaling.candidate import costs_of
 
-    costs = [cost for cost in COSTS if any(cost in result.costs for result in results)]
+    costs = costs_of(results)
     scored = any(result.accuracy is not None for result in results)
     columns = ["candidate", *(["accuracy"] if scored else []), *(cost.replace("_", " ") for cost in costs)]
     rows = []
@@ -87,7 +88,8 @@ def show_bundle(bundle: Bundle) -> None:
     say(f"* chosen: {bundle.chosen.id}; accuracy here is that on the validation split")
     for finding in document["promise"]["bounds"]:
         words = "kept" if finding["met"] else "missed"
-        say(f"{words}: {finding['bound']}, measured again: {format_cost(finding['cost'], finding['value'])}")
+        share = f", {finding['escalated']:.1%} of the images going on" if "escalated" in finding else ""
+        say(f"{words}: {finding['bound']}, measured again: {format_cost(finding['cost'], finding['value'])}{share}")
     if test := document["test"]:
         low, high = test["interval"]
         say(f"test accuracy {test['accuracy']:.1%} (95% interval {low:.1%} to {high:.1%}, {test['count']} images)")

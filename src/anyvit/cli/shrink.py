@@ -17,6 +17,8 @@ Weights = Annotated[str | None, typer.Option(help="A file of trained weights, or
 Levers = Annotated[
     str, typer.Option(help="Ways to get cheaper, separated by commas; `auto`: all that go with it; `none`.")
 ]
+Time = Annotated[str | None, typer.Option(help="Time for the whole run: 20m, 2h. The search ends early then.")]
+Tune = Annotated[str | None, typer.Option(help="Time, of that, to train the best candidate further: 5m.")]
 Seed = Annotated[int, typer.Option(help="Of the split of the images.")]
 
 
@@ -28,6 +30,8 @@ def shrink(
     weights: Weights = None,
     levers: Levers = "auto",
     backends: Backends = "auto",
+    time: Time = None,
+    tune: Tune = None,
     seed: Seed = 0,
     threads: Threads = 1,
     anyway: Anyway = False,
@@ -44,6 +48,8 @@ def shrink(
             weights=weights,
             levers=levers,
             backends=backends,
+            time=time,
+            tune=tune,
             seed=seed,
             threads=threads,
             anyway=anyway,

@@ -55,6 +55,17 @@ def weights_size(model: nn.Module) -> int:
     return sum({id(value): value.nbytes for value in state.values() if isinstance(value, Tensor)}.values())
 
 
+def count_params_together(*models: nn.Module) -> int:
+    """Number of parameters of models that are kept side by side: what lies in the same memory counts once."""
+    covered: dict[int, Tensor] = {}  # by storage, which of its elements are a parameter's
+    for parameter in (parameter for model in models for parameter in model.parameters()):
+        storage = parameter.untyped_storage()
+        nothing = torch.zeros(storage.nbytes() // parameter.itemsize, dtype=torch.bool)
+        elements = covered.setdefault(storage.data_ptr(), nothing)
+        elements.as_strided(parameter.shape, parameter.stride(), parameter.storage_offset()).fill_(value=True)
+    return sum(int(elements.sum()) for elements in covered.values())
+
+
 class _CopyToMeta(TorchFunctionMode):
     """Within it, `copy.deepcopy` takes every tensor, parameters and views alike, to the meta device."""
 

@@ -77,6 +77,7 @@ def measure_latencies(
     sync: Callable[[], object] | None = None,
     clock: Callable[[], int] = time.perf_counter_ns,
     progress: Progress = silent,
+    warn: bool = True,
 ) -> dict[str, Latency]:
     """How long one call of each runner takes, measured in interleaved rounds (A, B, C, A, B, C, …).
 
@@ -95,6 +96,7 @@ def measure_latencies(
         sync: Waits for the device before each look at the clock. None: PyTorch's, where the input is on an accelerator.
         clock: Monotonic nanoseconds.
         progress: Told before each round.
+        warn: Say which timings are unstable. Where hundreds rank candidates, their flag is enough.
 
     Raises:
         SettingError: A module in training mode; `batch`, `threads`, `runs` or `rounds` below 1.
@@ -119,7 +121,8 @@ def measure_latencies(
                 progress(Event("measure", name, min((turn + place / len(names)) / rounds, 1.0)))
                 series[name].append(watch.time(name, runners[name], runs, min_time_s))
     latencies = {name: _Rounds(timed, rounds).latency(conditions) for name, timed in series.items()}
-    _warn(latencies)
+    if warn:
+        _warn(latencies)
     return latencies
 
 

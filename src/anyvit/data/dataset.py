@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anyvit.data.images import Images
+from anyvit.data.images import Images, Selection
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -20,6 +20,12 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def sample(self, count: int) -> Split:
+        """Up to `count` of the images, evenly spread over all."""
+        chosen = np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(np.int64)
+        hashes = np.zeros(len(self), dtype=np.uint64)
+        return Split(Selection(self.images, np.arange(len(self)), hashes).select(chosen), self.labels[chosen])
 
 
 @dataclass(frozen=True, eq=False, slots=True)

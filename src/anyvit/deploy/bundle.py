@@ -32,14 +32,18 @@ from anyvit.deploy.document import DOCUMENT, REMEDY, SCHEMA, read_document, read
 from anyvit.errors import BudgetError, BundleError, SettingError, unknown
 from anyvit.files import PARTIAL, put_in_place, remove_partial, write_file, write_text
 from anyvit.protocols import Runner
-from anyvit.scaling.candidate import Result
+from anyvit.scaling.candidate import Candidate, Result, candidate_from_json
+from anyvit.scaling.cascade import assemble
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions
 from anyvit.scaling.search import PROMISE_MARGIN, TIMED, choose, closest, within
-from anyvit.scaling.workshop import prepare, reshape
+from anyvit.scaling.workshop import Workshop
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+
+TUNED = "tuned.safetensors"
+"""The weights of a tuned candidate, beside what its backend keeps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +105,19 @@ class Bundle:
         device = self.document["device"]
         return this_device(device["kind"]).fingerprint == device["fingerprint"]
 
+    @property
+    def accuracy_device(self) -> str:
+        """The fingerprint of the device that the accuracies were measured on."""
+        return self.document.get("accuracy_device", self.document["device"]["fingerprint"])
+
+    def accuracy_holds(self, result: Result) -> bool:
+        """Whether the accuracy of a candidate is that of this machine: in float32, or measured here.
+
+        Shorter numbers are rounded in other ways elsewhere, by other instructions or other versions.
+        """
+        exact = all(part.backend.setting.get("precision", "float32") == "float32" for part in result.candidate.parts)
+        return exact or self.accuracy_device == this_device(self.document["device"]["kind"]).fingerprint
+
     def result(self, id: str) -> Result:
         """The candidate of that id.
 
@@ -120,7 +137,7 @@ class Bundle:
         """
         wanted = Budget.parse(budget)
         if not wanted.bounds:
-            return self.chosen
+            return self._with_warning(self.chosen)
         self._see_that_known(wanted)
         if not any(within(result, wanted) for result in self.results):
             raise BudgetError(self._miss(closest(self.results, wanted), wanted.cost_bounds()))
@@ -128,7 +145,7 @@ class Bundle:
         accuracy = wanted.accuracy_bound()
         if accuracy and not accuracy.met_by(best.accuracy or 0.0):
             raise BudgetError(self._miss(best, [accuracy]))
-        return best
+        return self._with_warning(best)
 
     def model(self) -> nn.Module:
         """The model in evaluation mode, with its weights: read once, and shared by all runners.
@@ -144,17 +161,29 @@ class Bundle:
         Raises:
             BundleError: The candidate cannot be rebuilt.
         """
-        candidate = (result or self.chosen).candidate
-        artefact = self.document["artefacts"].get(candidate.id)
+        return assemble((result or self.chosen).candidate, self._part)
+
+    def shaped(self, candidate: Candidate) -> nn.Module:
+        """The model in a candidate's shape, in evaluation mode: with the weights of all, or its own where it was tuned.
+
+        Raises:
+            BundleError: The candidate cannot be rebuilt.
+        """
         model = self.model()
+        with self._blaming_versions(), self._blaming_document():
+            return Workshop(model, self.conditions.example(), tuned=self._tuned(candidate)).shape(candidate)
+
+    def _part(self, candidate: Candidate) -> Runner:
+        shape, setting = self.shaped(candidate), candidate.backend.setting
+        artefact = self.document["artefacts"].get(candidate.id, {"files": {}})
+        kept = {name: digest for name, digest in artefact["files"].items() if name != TUNED}
+        for name, digest in kept.items():
+            self._read(f"{artefact['folder']}/{name}", digest)
         with self._blaming_versions():
-            if artefact is None:
-                return prepare(model, candidate, self.conditions.example())
-            for name, digest in artefact["files"].items():
-                self._read(f"{artefact['folder']}/{name}", digest)
             backend = backend_named(candidate.backend.name)
-            smaller = reshape(model, candidate).eval()
-            return backend.load(smaller, candidate.backend.setting, self.folder / artefact["folder"])
+            if kept:
+                return backend.load(shape, setting, self.folder / artefact["folder"])
+            return backend.prepare(shape, setting, self.conditions.example())
 
     def rewrite(self, document: Mapping[str, Any]) -> Bundle:
         """The bundle with other figures in `bundle.json`, which names the same files as before."""
@@ -179,6 +208,13 @@ class Bundle:
             model = Form.from_json(self.document["model"]).build()
             model.load_state_dict(weights)
         return model.eval()
+
+    def _tuned(self, candidate: Candidate) -> dict[str, dict[str, Tensor]]:
+        if not candidate.tuned:
+            return {}
+        artefact = self.document["artefacts"][candidate.id]
+        content = self._read(f"{artefact['folder']}/{TUNED}", artefact["files"][TUNED])
+        return {candidate.id: safetensors.torch.load(content)}
 
     def _digests(self) -> dict[str, str]:
         """The SHA-256 of every file that belongs to the bundle, by its path in the folder."""
@@ -227,6 +263,15 @@ class Bundle:
                 stacklevel=4,
             )
 
+    def _with_warning(self, picked: Result) -> Result:
+        if not self.accuracy_holds(picked):
+            warnings.warn(
+                f"the accuracy of {picked.id} was measured on another device or with other versions: unproven here "
+                f"until `anyvit measure {self.folder} --data IMAGES`",
+                stacklevel=3,
+            )
+        return picked
+
     def _miss(self, nearest: Result, bounds: Sequence[Bound]) -> str:
         figures = {**nearest.costs, "accuracy": nearest.accuracy or 0.0}
         missed = [bound for bound in bounds if not bound.met_by(figures[bound.cost], _margin(bound))]
@@ -252,6 +297,7 @@ def write_bundle(
     document: Mapping[str, Any],
     training_images: Iterable[int],
     runners: Mapping[str, Runner] = MappingProxyType({}),
+    tuned: Mapping[str, Mapping[str, Tensor]] = MappingProxyType({}),
 ) -> Bundle:
     """Write a bundle, in the place of what stood in `folder`; a crash leaves that or the new one, both whole.
 
@@ -261,27 +307,31 @@ def write_bundle(
         document: The content of `bundle.json`, but for what is known here: schema, version, files and digests.
         training_images: Content hashes of the images that training or choosing has seen.
         runners: Runners by candidate id, for the backends to save what they need not build again.
+        tuned: By candidate id the weights of its shape, for every one that is tuned.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     hashes = {"hashes": np.fromiter(training_images, dtype=np.uint64)}
     complete = {
         "schema": SCHEMA,
         "anyvit": __version__,
         **document,
-        "weights": _write_named(folder, "weights", safetensors.torch.save(tensors)),
+        "weights": _write_named(folder, "weights", _to_bytes(model.state_dict())),
         "data": {
             **document["data"],
             "training_images": _write_named(folder, "training-images", safetensors.numpy.save(hashes)),
         },
-        "artefacts": _save_runners(folder, document["candidates"], runners),
+        "artefacts": _save_candidates(folder, document["candidates"], runners, tuned),
     }
     write_text(folder / DOCUMENT, to_text(complete))
     bundle = Bundle.load(folder)
     _remove_older(folder, bundle._digests())
     return bundle
+
+
+def _to_bytes(state: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()})
 
 
 def _write_named(folder: Path, kind: str, content: bytes) -> dict[str, str]:
@@ -291,15 +341,22 @@ def _write_named(folder: Path, kind: str, content: bytes) -> dict[str, str]:
     return {"file": name, "sha256": digest}
 
 
-def _save_runners(
-    folder: Path, candidates: Sequence[Mapping[str, Any]], runners: Mapping[str, Runner]
+def _save_candidates(
+    folder: Path,
+    candidates: Sequence[Mapping[str, Any]],
+    runners: Mapping[str, Runner],
+    tuned: Mapping[str, Mapping[str, Tensor]],
 ) -> dict[str, dict[str, Any]]:
-    backends = {candidate["id"]: candidate["backend"]["name"] for candidate in candidates}
+    parts = {part.id: part for candidate in candidates for part in candidate_from_json(candidate).parts}
+    assert all(id in tuned for id, part in parts.items() if part.tuned)
     artefacts = {}
-    for id, runner in runners.items():
+    for id in {**runners, **tuned}:
         partial = folder / f"{PARTIAL}{id}"
         partial.mkdir()
-        backend_named(backends[id]).save(runner, partial)
+        if id in tuned:
+            (partial / TUNED).write_bytes(_to_bytes(tuned[id]))
+        if id in runners:
+            backend_named(parts[id].backend.name).save(runners[id], partial)
         files = _digests_in(partial)
         if not files:
             partial.rmdir()

@@ -15,14 +15,14 @@ from anyvit.data import Split
 from anyvit.deploy import standalone
 from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.formats import Format, Texts
+from anyvit.deploy.formats.cascade import CascadeModel, TwoFiles
 from anyvit.deploy.verification import ENOUGH, Verification, verify
 from anyvit.errors import ExportError, SettingError
 from anyvit.files import PARTIAL, put_in_place
 from anyvit.models.contract import is_plain_vit
 from anyvit.models.hydravit import HydraViT
 from anyvit.models.layers.sliceable import extracted
-from anyvit.scaling.candidate import Result
-from anyvit.scaling.workshop import reshape
+from anyvit.scaling.candidate import Candidate, Cascade, Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +48,25 @@ class Export:
     script: str
 
 
-def export_candidate(bundle: Bundle, result: Result, format: Format, target: Path, split: Split) -> Export:
+def export_candidate(bundle: Bundle, result: Result, format: Format, target: Path | None, split: Split) -> Export:
     """Write a candidate to `target` in a format, whole and verified or not at all.
 
     Args:
         bundle: Where the weights are.
-        result: The candidate. Whatever its backend computes in, float32 is written.
+        result: The candidate. Whatever its backend computes in, float32 is written. A cascade becomes a folder.
         format: How to write.
-        target: The file or folder; what an earlier export left there is replaced.
+        target: The file or folder; what an earlier export left there is replaced. None: the usual one in the bundle.
         split: Real images to verify the outcome on, labels in the order of the bundle's classes.
 
     Raises:
         ExportError: The exported model does not answer as the bundle does; nothing is left of it.
         SettingError: `target` is of the wrong kind, or holds something else.
     """
+    model = _model(bundle, result.candidate)
+    if isinstance(model, CascadeModel):
+        format = TwoFiles(format)
+    target = target or bundle.folder / format.target
     _check_target(target, format)
-    model = Probabilities(_fixed(reshape(bundle.model(), result.candidate))).float().eval()
     example = bundle.conditions.example(batch=2)  # of a batch of 1, torch.export would make a constant
     partial = target.with_name(PARTIAL + target.name)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -90,6 +93,13 @@ def export_candidate(bundle: Bundle, result: Result, format: Format, target: Pat
     )
 
 
+def _model(bundle: Bundle, candidate: Candidate | Cascade) -> nn.Module:
+    """From images to probabilities, in float32."""
+    if isinstance(candidate, Cascade):
+        return CascadeModel(_model(bundle, candidate.small), _model(bundle, candidate.large), candidate.threshold)
+    return Probabilities(_fixed(bundle.shaped(candidate))).float().eval()
+
+
 def _check_target(target: Path, format: Format) -> None:
     suffix = Path(format.target).suffix
     if target.suffix != suffix and suffix:
@@ -97,6 +107,8 @@ def _check_target(target: Path, format: Format) -> None:
     if suffix and target.is_dir():
         raise SettingError(f"{target} is a folder; {format.name} writes a file. Name another --out.")
     foreign = target.is_file() or (target.is_dir() and any(target.iterdir()) and not (target / format.model).is_file())
+    if isinstance(format, TwoFiles) and target.suffix == Path(format.part.target).suffix != "":
+        raise SettingError(f"{target} names a file; a cascade is written as a folder. Name another --out.")
     if not suffix and foreign:
         raise SettingError(f"{target} holds something else than an earlier export. Name another --out.")
 
@@ -125,9 +137,9 @@ def _texts(bundle: Bundle, result: Result, format: Format, target: Path) -> Text
 
 def _notes(result: Result, verification: Verification) -> tuple[str, ...]:
     notes = []
-    precision = result.candidate.backend.setting.get("precision")
-    if precision:
-        notes.append(f"{result.id} computes in {precision}; the export holds and computes float32.")
+    for part in result.candidate.parts:
+        if precision := part.backend.setting.get("precision"):
+            notes.append(f"{part.id} computes in {precision}; the export holds and computes float32.")
     if verification.images < ENOUGH:
         notes.append(
             f"Verified on all {verification.images} images there are, fewer than {ENOUGH}: name more with --data."

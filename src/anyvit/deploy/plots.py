@@ -7,22 +7,42 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from anyvit.costs.budget import Bound, format_cost
+from anyvit.costs.budget import Bound, Budget, format_cost
+from anyvit.deploy.search_report import CASCADE, SEVERAL, UNSHRUNK, family, runtime
 from anyvit.scaling.candidate import Result
 
 # Matplotlib draws in these stand-ins, the page replaces them by its own colours of the same name.
 INK, MUTED, GRID, ACCENT, BAD = "#010101", "#020202", "#030303", "#040404", "#050505"
+FAMILIES = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAD: "bad"}
+_NAMES |= {colour: f"family{index}" for index, colour in enumerate(FAMILIES)}
 _SIZE = (4.6, 3.3)  # inches; small, so that the type stays readable on a phone
 _SMALL = 9
 _STEPS = [1, 2, 2.5, 5, 10]  # between ticks
+_WIDE = 4  # from this ratio of the dearest to the cheapest on, the axis of costs is logarithmic
+
+# The marks of a search. A lever has a colour and a shape, a runtime a filling: nothing is told by colour alone.
+_MARKERS = ("s", "^", "D", "v", "p", "h")
+_FILLINGS = ("full", "none", "left", "bottom", "right", "top")
+_FIXED: Mapping[str, dict[str, Any]] = {
+    UNSHRUNK: {"marker": "o", "color": MUTED},
+    SEVERAL: {"marker": "P", "color": INK},
+    CASCADE: {"marker": "X", "color": INK},
+}
+_MARK: dict[str, Any] = {"markersize": 6.5, "markeredgewidth": 1.1, "markerfacecoloralt": "none", "linestyle": ""}
+_FAINT: dict[str, Any] = {"markersize": 4.5, "alpha": 0.4}
+_RING: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": INK, "markeredgewidth": 1.4, "linestyle": ""}
 
 
 def pareto_plot(results: Sequence[Result], front: Sequence[str], chosen: Result, cost: str, bound: Bound | None) -> str:
@@ -38,12 +58,49 @@ def pareto_plot(results: Sequence[Result], front: Sequence[str], chosen: Result,
         _label_point(axes, chosen.id, chosen.costs[cost], chosen.accuracy, rising=cost != "throughput")
     if bound:
         _budget_line(axes, bound)
-    axes.margins(0.09, 0.12)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_cost(cost, value)))
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    _graduate(axes, cost)
     return _svg(figure, "pareto", f"Accuracy of {len(scored)} candidates against {cost}; {chosen.id} is chosen.")
+
+
+def search_plot(
+    kept: Sequence[Result], left: Sequence[Result], front: Sequence[str], chosen: Result, cost: str, budget: Budget
+) -> str:
+    """Accuracy against a cost after a search: what each candidate is made with, the front, the chosen one, the budget.
+
+    Shape and colour of a mark tell the lever, its filling the runtime: without colour, nothing is lost.
+
+    Args:
+        kept: Candidates with their accuracy in validation.
+        left: Others that were tried, drawn faint.
+        front: Ids of those that no other one beats in both.
+        chosen: The one with a ring.
+        cost: The horizontal axis.
+        budget: Its bounds on this cost and on accuracy are drawn.
+    """
+    scored = [result for result in kept if result.accuracy is not None]
+    looks = _Looks.of([*scored, *left])
+    figure = Figure(figsize=(_SIZE[0], _SIZE[1] + 0.55 + 0.1 * len(looks.families)), layout="constrained")
+    axes = _axes(figure.subplots(), xlabel=_COST_LABELS.get(cost, cost), ylabel="accuracy in validation")
+    costs = [result.costs[cost] for result in (*scored, *left)]
+    if costs and max(costs) > _WIDE * min(costs):
+        axes.set_xscale("log")
+    for result in left:
+        axes.plot(*_points([result], cost), **looks(result) | _FAINT, zorder=2)
+    on_front = sorted((result for result in scored if result.id in front), key=lambda result: result.costs[cost])
+    axes.plot(*_points(on_front, cost), color=INK, linewidth=1, alpha=0.6, zorder=3)
+    for result in scored:
+        axes.plot(*_points([result], cost), **looks(result), zorder=4)
+    if chosen.accuracy is not None:
+        axes.plot(*_points([chosen], cost), **_RING, markersize=13, zorder=5)
+    for bound in budget.bounds:
+        if bound.cost == cost:
+            _budget_line(axes, bound)
+        elif bound.cost == "accuracy":
+            _accuracy_line(axes, bound)
+    _graduate(axes, cost)
+    _legends(figure, looks, faint=bool(left))
+    words = f"Accuracy of {len(scored)} candidates kept and {len(left)} left against {cost}; {chosen.id} is chosen."
+    return _svg(figure, "pareto", words)
 
 
 def training_plot(history: Sequence[Mapping[str, float]]) -> str | None:
@@ -71,6 +128,7 @@ def training_plot(history: Sequence[Mapping[str, float]]) -> str | None:
 _COST_LABELS = {
     "latency": "latency of one image",
     "latency_p95": "latency, 95th percentile",
+    "latency_expected": "expected latency of one image",
     "latency_e2e": "latency from file to label",
     "memory": "peak memory",
     "size": "size of the weights",
@@ -78,6 +136,59 @@ _COST_LABELS = {
     "macs": "multiply-accumulates of one image",
     "throughput": "images a second",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class _Looks:
+    """How candidates are marked, by what they are made with and by their runtime."""
+
+    families: Mapping[str, dict[str, Any]]
+    fillings: Mapping[str, str]
+
+    @classmethod
+    def of(cls, results: Iterable[Result]) -> _Looks:
+        """Levers get their marks by the alphabet, for none is known here by name."""
+        present, runtimes = {family(r) for r in results}, sorted({runtime(r) for r in results})
+        levers = sorted(present - _FIXED.keys())
+        marks = ({"marker": marker, "color": colour} for marker, colour in cycle(zip(_MARKERS, FAMILIES, strict=True)))
+        families = {UNSHRUNK: _FIXED[UNSHRUNK], **dict(zip(levers, marks, strict=False)), **_FIXED}
+        known = {name: look for name, look in families.items() if name in present}
+        return cls(known, dict(zip(runtimes, cycle(_FILLINGS), strict=False)))
+
+    def __call__(self, result: Result) -> dict[str, Any]:
+        return {**_MARK, **self.families[family(result)], "fillstyle": self.fillings[runtime(result)]}
+
+
+def _legends(figure: Figure, looks: _Looks, *, faint: bool) -> None:
+    """Below the axes: on the left what shapes say, on the right what fillings do."""
+    shapes = [Line2D([], [], label=name, **_MARK | look) for name, look in looks.families.items()]
+    if faint:
+        shapes.append(Line2D([], [], label="tried and left", **_MARK | _FIXED[UNSHRUNK] | _FAINT))
+    shapes.append(Line2D([], [], label="chosen", **_RING, markersize=9))
+    fillings = [
+        Line2D([], [], label=name, **_MARK | _FIXED[UNSHRUNK] | {"fillstyle": filling})
+        for name, filling in looks.fillings.items()
+    ]
+    style: dict[str, Any] = {"alignment": "left", "fontsize": _SMALL, "frameon": False, "labelcolor": INK}
+    style |= {"title_fontproperties": {"size": _SMALL}, "handletextpad": 0.2, "columnspacing": 1}
+    for legend in (
+        figure.legend(handles=shapes, title="made with", loc="outside lower left", ncols=2, **style),
+        figure.legend(handles=fillings, title="runtime", loc="outside lower right", **style),
+    ):
+        legend.get_title().set_color(MUTED)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+
+
+def _graduate(axes: Axes, cost: str) -> None:
+    """Ticks that say costs and accuracies as people do."""
+    axes.margins(0.09, 0.12)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_cost(cost, value)))
+    logarithmic = axes.get_xscale() == "log"
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if logarithmic else MaxNLocator(5, steps=_STEPS))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
 
 
 def _points(results: Sequence[Result], cost: str) -> tuple[list[float], list[float]]:
@@ -111,21 +222,26 @@ def _label_point(axes: Axes, text: str, x: float, y: float, *, rising: bool) -> 
 
 def _budget_line(axes: Axes, bound: Bound) -> None:
     """The bound as a line with the forbidden side shaded; where it is far off, only its direction."""
-    left, right = axes.get_xlim()
-    if not left - 0.6 * (right - left) <= bound.value <= right + 0.6 * (right - left):
-        outside = "right" if bound.value > right else "left"
+    axes.get_xlim()  # has the axes look at what was drawn
+    shares = axes.transScale + axes.transLimits  # where a value is between the left end, 0, and the right one, 1
+
+    def value_at(share: float) -> float:
+        return float(shares.inverted().transform((share, 0))[0])
+
+    place = float(shares.transform((bound.value, axes.get_ylim()[0]))[0])
+    if not -0.6 <= place <= 1.6:
+        outside = "right" if place > 1 else "left"
         text = f"{bound} →" if outside == "right" else f"← {bound}"
-        place = 0.98 if outside == "right" else 0.02
-        axes.text(place, 0.03, text, transform=axes.transAxes, ha=outside, color=BAD, fontsize=_SMALL, parse_math=False)
+        at = 0.98 if outside == "right" else 0.02
+        axes.text(at, 0.03, text, transform=axes.transAxes, ha=outside, color=BAD, fontsize=_SMALL, parse_math=False)
         return
     axes.axvline(bound.value, color=BAD, linestyle=(0, (4, 3)), linewidth=1.4, zorder=1)
-    far = (
-        max(right, bound.value) + (right - left) if bound.operator == "<=" else min(left, bound.value) - (right - left)
-    )
-    limits = min(left, bound.value), max(right, bound.value)
+    low, high = min(0.0, place), max(1.0, place)
+    pad = 0.06 * (high - low)
+    limits = value_at(low - pad), value_at(high + pad)
+    far = limits[1] if bound.operator == "<=" else limits[0]
     axes.axvspan(*sorted((bound.value, far)), color=BAD, alpha=0.07, linewidth=0, zorder=0)
-    pad = 0.06 * (limits[1] - limits[0])
-    axes.set_xlim(limits[0] - pad, limits[1] + pad)
+    axes.set_xlim(*limits)
     inner = "right" if bound.operator == "<=" else "left"
     axes.annotate(
         str(bound),
@@ -138,6 +254,24 @@ def _budget_line(axes: Axes, bound: Bound) -> None:
         fontsize=_SMALL,
         parse_math=False,
     )
+
+
+def _accuracy_line(axes: Axes, bound: Bound) -> None:
+    """The accuracy asked for, where it is not far off what is drawn."""
+    low, high = axes.get_ylim()
+    if low - (high - low) / 2 <= bound.value <= high + (high - low) / 2:
+        axes.axhline(bound.value, color=BAD, linestyle=(0, (1, 2)), linewidth=1.4, zorder=1)
+        axes.annotate(
+            str(bound),
+            (0.99, bound.value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 3),
+            textcoords="offset points",
+            ha="right",
+            color=BAD,
+            fontsize=_SMALL,
+            parse_math=False,
+        )
 
 
 def _axes(axes: Axes, xlabel: str = "", ylabel: str = "") -> Axes:

@@ -14,19 +14,24 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from anyvit.costs.budget import COSTS, Bound, Budget, format_cost
+from anyvit.costs.budget import Bound, Budget, format_cost
 from anyvit.data import Split
 from anyvit.deploy.bundle import Bundle
-from anyvit.deploy.plots import pareto_plot, training_plot
+from anyvit.deploy.plots import pareto_plot, search_plot, training_plot
 from anyvit.deploy.prediction import Prediction
 from anyvit.deploy.runtime import Predictor
+from anyvit.deploy.search_report import Findings, recipe
+from anyvit.deploy.token_pictures import token_pictures
 from anyvit.files import write_text
-from anyvit.scaling.candidate import Result
+from anyvit.scaling.candidate import Result, costs_of
 from anyvit.scaling.search import TIMED, pareto
 
 REPORT = "report.html"
 SAMPLES = 12
 """Pictures in a report, up to half of them answered wrong."""
+
+TOKEN_PICTURES = 4
+"""Samples whose tokens are followed."""
 
 _ASKED = 400  # test images that the samples are chosen from
 _THUMBNAIL = 160  # pixels of the longer side
@@ -92,7 +97,7 @@ def write_report(bundle: Bundle, samples: Sequence[Sample] = ()) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"cost": _cost, "share": _share}
+    environment.filters |= {"cost": _cost, "share": _share, "times": _times, "points": _points}
     page = environment.get_template("report.html.j2").render(_content(bundle, samples))
     write_text(bundle.folder / REPORT, page)
     return bundle.folder / REPORT
@@ -106,6 +111,12 @@ def _content(bundle: Bundle, samples: Sequence[Sample]) -> dict[str, Any]:
     cost = bound.cost if bound else "latency"
     front = [result.id for result in pareto(bundle.results, cost)]
     training = training_plot(document["history"])
+    findings = Findings(bundle) if document.get("search") else None
+    in_view = findings.in_view(cost) if findings else []
+    if findings:
+        picture = search_plot(bundle.results, in_view, front, bundle.chosen, cost, budget)
+    else:
+        picture = pareto_plot(bundle.results, front, bundle.chosen, cost, bound)
     return {
         "bundle": bundle,
         "document": document,
@@ -115,14 +126,34 @@ def _content(bundle: Bundle, samples: Sequence[Sample]) -> dict[str, Any]:
         "chosen": bundle.chosen,
         "front": front,
         "tiles": _tiles(bundle),
-        "columns": [name for name in COSTS if any(name in result.costs for result in bundle.results)],
+        "columns": costs_of(bundle.results),
         "outside": {(result.id, b.cost) for result in bundle.results for b in budget.bounds if _misses(result, b)},
-        "pareto": Markup(pareto_plot(bundle.results, front, bundle.chosen, cost, bound)),
+        "pareto": Markup(picture),
         "training": training and Markup(training),
         "classes": _by_recall(document["test"]),
         "matrix": _matrix(bundle),
         "confusions": _confusions(bundle),
         "samples": samples,
+        "search": findings and findings.search,
+        **(_searched(bundle, findings, in_view, samples) if findings else {}),
+    }
+
+
+def _searched(
+    bundle: Bundle, findings: Findings, in_view: Sequence[Result], samples: Sequence[Sample]
+) -> dict[str, Any]:
+    """What a page tells beside the rest where there was a search."""
+    left = findings.left()
+    some = [samples[place] for place in np.linspace(0, len(samples) - 1, min(TOKEN_PICTURES, len(samples))).astype(int)]
+    return {
+        "in_view": in_view,
+        "out_of_view": sum(each.result.accuracy is not None for each in left) - len(in_view),
+        "contributions": findings.contributions(),
+        "itself": findings.itself(),
+        "tuning": findings.tuning(),
+        "left": left,
+        "pictures": list(zip(some, token_pictures(bundle, [sample.image for sample in some]), strict=False)),
+        "recipe": recipe(bundle),
     }
 
 
@@ -172,3 +203,13 @@ def _share(value: float | None) -> str:
 
 def _cost(value: float, cost: str) -> str:
     return format_cost(cost, value).replace(" ", _NO_BREAK)
+
+
+def _times(ratio: float | None) -> str:
+    return "–" if ratio is None else f"{ratio:.2f}{_NO_BREAK}times"
+
+
+def _points(difference: float) -> str:
+    """A difference of shares: `+0.3 points`."""
+    points = round(100 * difference, 1)
+    return f"{points:+.1f}{_NO_BREAK}points".replace("-", "−") if points else "the same accuracy"

@@ -2,14 +2,16 @@
 
     python predict.py MODEL IMAGE [IMAGE ...]
 
-MODEL is a .onnx file (needs ONNX Runtime), the .xml of an OpenVINO folder (needs OpenVINO) or a .pt2 file (needs
-PyTorch). NumPy and Pillow are needed always. Labels and preprocessing come from the model itself.
+MODEL is a .onnx file (needs ONNX Runtime), the .xml of an OpenVINO folder (needs OpenVINO), a .pt2 file (needs
+PyTorch), or the cascade.json that lies beside two of these. NumPy and Pillow are needed always. Labels and
+preprocessing come from the model itself.
 """
 
 # This file travels inside every exported model, and every export is verified through it.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +20,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Run = Callable[[np.ndarray], np.ndarray]
+
+RULE = "cascade.json"
+"""The file that says which of two models answers."""
 
 
 def read(path: str) -> Image.Image:
@@ -45,7 +50,9 @@ def prepare(image: Image.Image, rule: dict[str, Any]) -> np.ndarray:
 
 def open_model(path: str) -> tuple[Run, list[str], dict[str, Any]]:
     """What turns inputs (B, 3, S, S) into probabilities (B, K), the K labels, and the rule of the preprocessing."""
-    opening = {"onnx": _open_onnx, "xml": _open_openvino, "pt2": _open_torch}[path.rpartition(".")[2]]
+    opening = {"onnx": _open_onnx, "xml": _open_openvino, "pt2": _open_torch, "json": _open_cascade}[
+        path.rpartition(".")[2]
+    ]
     run, texts = opening(path)
     return run, json.loads(texts["labels"]), json.loads(texts["preprocessing"])
 
@@ -78,6 +85,21 @@ def _open_torch(path: str) -> tuple[Run, dict[str, str]]:
             return model(torch.from_numpy(images)).numpy()
 
     return run, texts
+
+
+def _open_cascade(path: str) -> tuple[Run, dict[str, str]]:
+    with open(path, encoding="utf-8") as file:
+        rule = json.load(file)
+    small, large = (open_model(os.path.join(os.path.dirname(path), name))[0] for name in rule["models"])
+
+    def run(images: np.ndarray) -> np.ndarray:
+        probabilities = np.array(small(images))
+        unsure = probabilities.max(1).astype(np.float64) < rule["threshold"]
+        if unsure.any():
+            probabilities[unsure] = large(images[unsure])
+        return probabilities
+
+    return run, {name: json.dumps(rule[name]) for name in ("labels", "preprocessing")}
 
 
 def main(model: str, *images: str) -> None:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from packaging.requirements import Requirement
 
 from anyvit.costs.device import this_device
+from anyvit.protocols import Device
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Check:
 
 
 def doctor() -> list[Check]:
-    """Versions, devices, threads and fast paths; what is missing and how to install it."""
+    """Versions, devices, threads, fast paths and runtimes; what is missing and how to install it."""
     import torch
 
     device = this_device()
@@ -31,20 +32,38 @@ def doctor() -> list[Check]:
         Check("threads", f"{torch.get_num_threads()} in PyTorch; promises are made for 1 unless --threads says more"),
         Check("gpu", torch.cuda.get_device_name() if torch.cuda.is_available() else "none"),
         *_fast_paths(device.features),
+        *_runtimes(this_device("cuda") if torch.cuda.is_available() else device),
     ]
     return checks + [_requirement(line) for line in requires("anyvit") or ()]
 
 
 def _fast_paths(features: tuple[str, ...]) -> list[Check]:
+    from anyvit.backends.precision import FAST_BFLOAT16, FAST_INT8
+
     paths = {
-        "bfloat16": ({"avx512_bf16", "amx_bf16"}, "matrix products in half the time"),
-        "int8": ({"avx512_vnni", "avx_vnni", "amx_int8"}, "fast 8-bit integer products"),
+        "bfloat16": (FAST_BFLOAT16, "matrix products in half the time"),
+        "int8": (FAST_INT8, "fast 8-bit integer products"),
         "avx512": ({"avx512f"}, "wide vectors"),
     }
     return [
         Check(f"fast {name}", gain if wanted & set(features) else f"not on this processor ({gain})")
         for name, (wanted, gain) in paths.items()
     ]
+
+
+def _runtimes(device: Device) -> list[Check]:
+    """The precisions that each backend offers on `device`, and what an extra or a tool would add."""
+    from anyvit.backends import BACKENDS
+
+    checks = []
+    for backend in BACKENDS:
+        precisions = [setting.get("precision", "float32") for setting in backend.settings(device)]
+        offered = ", ".join(precisions) or f"nothing on {device.kind}"
+        more = backend.absent(device)
+        checks.append(
+            Check(f"runtime {backend.name}", f"{offered}; {more}" if more else offered, bool(precisions) or None)
+        )
+    return checks
 
 
 def _requirement(line: str) -> Check:

@@ -28,6 +28,7 @@ class Answer:
         promise: "kept", "missed", or "unproven" while the run goes on.
         bounds: For each bound of the budget what was found.
         test: Scores on the test split.
+        search: What was tried beside the results, where there was more to try.
         finished: False for a draft.
     """
 
@@ -36,6 +37,7 @@ class Answer:
     promise: str = "unproven"
     bounds: Sequence[Mapping[str, Any]] = ()
     test: Scores | None = None
+    search: Mapping[str, Any] | None = None
     finished: bool = False
 
 
@@ -80,6 +82,7 @@ class Author:
             "chosen": answer.chosen,
             "promise": {"status": answer.promise, "bounds": [dict(bound) for bound in answer.bounds]},
             "test": answer.test and answer.test.to_json(),
+            "search": answer.search,
             "history": [dict(entry) for entry in history],
         }
 

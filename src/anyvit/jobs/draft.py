@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from anyvit.costs.budget import Budget
-from anyvit.data import Split
-from anyvit.data.images import Selection
 from anyvit.deploy.bundle import write_bundle
 from anyvit.deploy.promise import MEASURED, PROCESSES
 from anyvit.jobs.document import Answer, Author
+from anyvit.scaling.pricing import Conditions
 from anyvit.scaling.scoring import score
 from anyvit.scaling.search import choose, closest, within
+from anyvit.scaling.workshop import Workshop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,13 +33,15 @@ class Draft:
         inside = any(within(result, budget) for result in results)
         self.likely = choose(results, budget) if inside else closest(results, budget)
         self.watched = {result.id: result for result in (results[0], self.likely, results[-1])}
-        self.split = _every_nth(author.dataset.splits["val"], GLANCE_IMAGES)
+        self.split = author.dataset.splits["val"].sample(GLANCE_IMAGES)
         self.best = 0.0
 
     def validate(self, model: nn.Module, step: int) -> Mapping[str, float]:
         """Accuracy of the likely candidate, and of the largest and the smallest; a better one is written."""
         plan, classes = self.author.plan, self.author.dataset.classes
-        scored = {r.id: r for r in score(model, list(self.watched.values()), self.split, plan.preprocessing, classes)}
+        workshop = Workshop(model, Conditions(plan.preprocessing.image_size).example())
+        watched = score(workshop, list(self.watched.values()), self.split, plan.preprocessing, classes)
+        scored = {result.id: result for result in watched}
         accuracy = scored[self.likely.id].accuracy or 0.0
         if accuracy > self.best:
             self.best = accuracy
@@ -58,9 +58,3 @@ class Draft:
         bound = {bound.cost for bound in Budget.parse(self.author.arguments["budget"]).cost_bounds()}
         processes = PROCESSES * SECONDS_A_PROCESS if bound & set(MEASURED) else 0.0
         return (scoring + testing) / 2 + processes + 5.0  # batches on all cores take less than half the time
-
-
-def _every_nth(split: Split, count: int) -> Split:
-    chosen = np.linspace(0, len(split) - 1, min(count, len(split))).round().astype(np.int64)
-    hashes = np.zeros(len(split), dtype=np.uint64)
-    return Split(Selection(split.images, np.arange(len(split)), hashes).select(chosen), split.labels[chosen])

@@ -23,12 +23,13 @@ def export(
 ) -> Export:
     """Write a model that carries labels and preprocessing and runs where AnyViT is not installed.
 
-    It is verified on real images, from file to label, before it is there at all.
+    It is verified on real images, from file to label, before it is there at all. A cascade becomes a folder of two
+    models and the rule between them.
 
     Args:
         bundle: The folder that `fit` has written.
         format: `onnx` (one file), `openvino` (a folder) or `torch` (one file).
-        out: Where to. None: `model.onnx`, `openvino/` or `model.pt2` in the bundle.
+        out: Where to. None: `model.onnx`, `openvino/` or `model.pt2` in the bundle; of a cascade `FORMAT-cascade/`.
         budget: Export the most accurate candidate inside it. None: the chosen one.
         data: Labelled images to verify on. None: the test images of the run.
         progress: Called with news.
@@ -47,6 +48,5 @@ def export(
         images = open_unseen(opened, data, progress=progress)
     except DataError as error:
         raise DataError(f"{error} An export is verified on real images: name some with --data.") from error
-    target = Path(out) if out else opened.folder / writer.target
     progress(Event("export", f"{result.id} as {format}, verified on images of {images.source}"))
-    return export_candidate(opened, result, writer, target, images.splits["test"])
+    return export_candidate(opened, result, writer, Path(out) if out else None, images.splits["test"])

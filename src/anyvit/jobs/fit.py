@@ -27,7 +27,7 @@ from anyvit.jobs.draft import Draft
 from anyvit.jobs.plan import Plan
 from anyvit.jobs.run_folder import FollowedFolder, RunFolder
 from anyvit.jobs.settle import missed
-from anyvit.jobs.steps import check_seed_and_threads, opened, planner_for, settled
+from anyvit.jobs.steps import check_seed_and_threads, offer_of, opened, planner_for, settled
 from anyvit.jobs.time_limit import seconds_of
 from anyvit.models import create_model
 from anyvit.models.hsvit import HSViT
@@ -43,6 +43,9 @@ from anyvit.training.trainer import Training, train
 if TYPE_CHECKING:
     from torch import nn
 
+SEARCHING = 0.25
+"""The share of a run's time for searching, where there is more to try than the subnetworks in PyTorch."""
+
 
 def fit(
     data: str,
@@ -52,7 +55,7 @@ def fit(
     model: str | None = None,
     weights: str | None = None,
     levers: str = "auto",
-    backends: str = "auto",
+    backends: str = "torch",
     epochs: float | None = None,
     time: str | None = None,
     seed: int = 0,
@@ -70,8 +73,9 @@ def fit(
         out: The folder of the bundle, `runs/NAME` by default. The same folder and arguments resume.
         model: One of ours, or any plain ViT of timm. None: chosen by the images and the budget.
         weights: A file of weights to start from, or `pretrained`. It needs `model`.
-        levers: Ways to make the model smaller, separated by commas; `auto` is heads or groups, or `none`.
-        backends: Runtimes to try, separated by commas; `auto` is all that are installed.
+        levers: Ways to make the model smaller, separated by commas; `auto` is heads or groups, or `none`. With those
+            that need no training (tokens, prune) the trained model is searched as `shrink` does.
+        backends: Runtimes to try once it is trained, separated by commas; `auto` is all that are installed.
         epochs: How often training sees each image. None: what the recipe says, or as `time` allows.
         time: Time for the whole run, search included: `90s`, `20m`, `2h`.
         seed: Everything random follows from it.
@@ -109,7 +113,11 @@ def fit(
             plan = agreed(lambda: _planned(run, dataset, arguments, progress))
             author = Author(folder, arguments, dataset, Plan.from_json(plan))
             training = _trained(author, run, layout, deadline, progress)
-            document = agreed(lambda: dict(settled(training.model, training.history, author, run, progress).document))
+            document = agreed(
+                lambda: dict(
+                    settled(training.model, training.history, author, run, progress, deadline=deadline).document
+                )
+            )
         run.finish()
         bundle = Bundle(folder, document)
         if document["promise"]["status"] == "missed":
@@ -173,6 +181,13 @@ def _started(form: Form, weights: str | None, seed: int, progress: Progress) -> 
     return network
 
 
+def _seconds_to_train(author: Author, draft: Draft, deadline: float) -> float:
+    """What is left for training, with time to settle and, where there is more to try, to search."""
+    left = deadline - clock.monotonic() - draft.seconds_to_settle()
+    space = offer_of(author.arguments, trained=False).space(author.plan.form.build())
+    return left if space.size == len(author.plan.results) else left * (1 - SEARCHING)
+
+
 def _trained(
     author: Author, run: RunFolder, layout: Layout | None, deadline: float | None, progress: Progress
 ) -> Training:
@@ -182,7 +197,7 @@ def _trained(
     recipe = find_recipe(arguments["recipe"] or name, RECIPES[name])
     progress(Event("train", f"recipe {arguments['recipe'] or name}"))
     draft = Draft(author)
-    seconds = agreed(lambda: None if deadline is None else deadline - clock.monotonic() - draft.seconds_to_settle())
+    seconds = agreed(lambda: None if deadline is None else _seconds_to_train(author, draft, deadline))
     if seconds is not None and seconds <= 0:
         raise SettingError(f"the time {arguments['time']!r} is over before training begins. Allow more.")
     network = _started(plan.form, arguments["weights"], arguments["seed"], progress)

@@ -11,20 +11,19 @@ import torch
 from timm.data import resolve_model_data_config
 
 from anyvit.costs.budget import Budget
-from anyvit.costs.device import this_device
 from anyvit.data import DataSet
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.promise import untrained_memory, whole_call
 from anyvit.errors import BudgetError
+from anyvit.jobs.offer import EAGER, Offer
 from anyvit.models import create_model
-from anyvit.protocols import Backend, Event, Lever, Progress, Stage
+from anyvit.protocols import Event, Progress
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.design.preset import choose_preset
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, price
 from anyvit.scaling.search import out_of_reach, within
-from anyvit.scaling.shrink import LEVERS
-from anyvit.scaling.space import Space
+from anyvit.scaling.workshop import Workshop
 
 if TYPE_CHECKING:
     from torch import nn
@@ -34,6 +33,10 @@ GLANCE = {"warmup_runs": 2, "warmup_s": 0.1, "runs": 5, "rounds": 2, "min_time_s
 
 RANKING = {"warmup_s": 0.2, "runs": 10, "min_time_s": 0.2}
 """Timing that ranks candidates. The promise of the chosen one is measured with the whole protocol."""
+
+
+COUNTED = ("params", "macs")
+"""The costs that are the same on every runtime."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,22 +73,16 @@ class Planner:
     Attributes:
         dataset: The images; their size and number of classes count.
         budget: What the candidates are held against.
-        levers: The levers to try. None: those that go with the model; before training, those of the shape only.
-        backends: The runtimes to try.
-        threads: Threads of a model when it answers.
+        offer: The levers and runtimes to try.
         picture: An image file, where `latency_e2e` is bound.
         progress: Called with news.
-        trained: The model is trained already: levers take it as it is, and all that go with it are tried.
     """
 
     dataset: DataSet
     budget: Budget
-    levers: Sequence[Lever] | None
-    backends: Sequence[Backend]
-    threads: int
+    offer: Offer
     picture: Path | None
     progress: Progress
-    trained: bool = False
 
     def plan(self, model: str | None, *, anyway: bool = False) -> Plan:
         """The plan for `model`, or for the preset that suits the images and the budget.
@@ -104,18 +101,24 @@ class Planner:
     def plan_form(self, form: Form, why: str, *, anyway: bool = False) -> Plan:
         """The plan for a model in its form. Raises as `plan` does."""
         ends = self._ends(form)
-        if not anyway and not any(within(end, self.budget) for end in ends):
+        if not anyway and not any(within(end, self.budget) for end in ends) and not self._may_do(ends):
             raise BudgetError(out_of_reach(ends, self.budget))
         return self._plan(form, why)
 
+    def _may_do(self, ends: Sequence[Result]) -> bool:
+        """Will a search decide, because a trained model only waits for it, and other runtimes may be fast enough?"""
+        return self.offer.trained and bool(self._small_enough(ends)) and not self.offer.is_eager
+
     def _plan(self, form: Form, why: str) -> Plan:
         network = form.build().eval()
-        levers = self._levers(network)
+        levers = self.offer.levers_for(network)
         self.progress(Event("model", f"{form.name}: {why}" + ("" if levers else "; without levers")))
-        results = self._priced(network, self._candidates(network), RANKING)
+        for name, reason in self.offer.skipped(network).items() if self.offer.levers else ():
+            self.progress(Event("model", f"{name} is left out: {reason}"))
+        results = self._priced(network, list(self.offer.eager_space(network)), RANKING)
         if self._bound("memory"):
             conditions = self._conditions(network)
-            results = [with_cost(r, "memory", untrained_memory(form, r.candidate, conditions)) for r in results]
+            results = [with_cost(r, "memory", untrained_memory(form, r.plain, conditions)) for r in results]
         return Plan(form, why, preprocessing_of(network), tuple(results))
 
     def glance(self, model: str) -> list[Result]:
@@ -123,14 +126,31 @@ class Planner:
         return self._ends(self.form(model))
 
     def _ends(self, form: Form) -> list[Result]:
+        """What nobody needs to build is looked at first; runtimes that are built, only where that does not do.
+
+        A trained model is not kept from its search by what has to be built.
+        """
         network = form.build().eval()
-        everything = self._candidates(network)
-        ends = everything[0].levers, everything[-1].levers
-        wanted = [candidate for candidate in everything if candidate.levers in ends]
-        results = self._priced(network, wanted, GLANCE)
-        if not self._bound("memory"):
+        ends = self.offer.space(network).ends()
+        eager = [candidate for candidate in ends if candidate.backend.name == EAGER[0].name]
+        results = self._with_memory(form, network, eager)
+        for candidate in reversed([] if self.offer.trained and eager else ends):
+            if any(within(result, self.budget) for result in results) or (results and not self._small_enough(results)):
+                break
+            if candidate not in eager:
+                results += self._with_memory(form, network, [candidate])
+        return results
+
+    def _small_enough(self, results: Sequence[Result]) -> list[Result]:
+        """Those that keep the bounds which no runtime changes."""
+        counted = [bound for bound in self.budget.cost_bounds() if bound.cost in COUNTED]
+        return [r for r in results if all(bound.met_by(r.costs[bound.cost]) for bound in counted)]
+
+    def _with_memory(self, form: Form, network: nn.Module, wanted: Sequence[Candidate]) -> list[Result]:
+        results = self._priced(network, wanted, GLANCE) if wanted else []
+        if not results or not self._bound("memory"):
             return results
-        least = untrained_memory(form, everything[-1], self._conditions(network))  # one process, for time
+        least = untrained_memory(form, wanted[-1], self._conditions(network))  # one process, for time
         return [with_cost(result, "memory", least) for result in results]
 
     def form(self, model: str) -> Form:
@@ -140,31 +160,22 @@ class Planner:
             network = create_model(model, **arguments)
         if resolve_model_data_config(network)["input_size"][0] != 3:
             arguments["in_chans"] = 3
-        levers = () if self.trained else self._levers(network)
+        levers = () if self.offer.trained else self.offer.levers_for(network)
         return Form(model, arguments, tuple(Step(lever.name) for lever in levers))
 
-    def _levers(self, network: nn.Module) -> Sequence[Lever]:
-        if self.levers is not None:
-            return self.levers
-        tried = [lever for lever in LEVERS if self.trained or lever.stage is Stage.SHAPE]
-        return [lever for lever in tried if not lever.why_not(network)]
-
-    def _candidates(self, network: nn.Module) -> list[Candidate]:
-        return list(Space.of(network, self._levers(network), self.backends, this_device()))
-
     def _conditions(self, network: nn.Module) -> Conditions:
-        return Conditions(preprocessing_of(network).image_size, threads=self.threads)
+        return Conditions(preprocessing_of(network).image_size, threads=self.offer.threads)
 
     def _bound(self, cost: str) -> bool:
         return any(bound.cost == cost for bound in self.budget.bounds)
 
     def _priced(self, network: nn.Module, wanted: Sequence[Candidate], protocol: Mapping[str, float]) -> list[Result]:
         """All costs but memory, which takes a process for each candidate."""
-        picture, preprocessing = self.picture, preprocessing_of(network)
+        picture, preprocessing, conditions = self.picture, preprocessing_of(network), self._conditions(network)
         return price(
-            network,
+            Workshop(network, conditions.example(), conditions.example(8)),  # any images will do to tell times
             wanted,
-            self._conditions(network),
+            conditions,
             throughput=self._bound("throughput"),
             end_to_end=(lambda runner: whole_call(runner, preprocessing, picture)) if picture else None,
             progress=self.progress,

@@ -22,6 +22,7 @@ from anyvit.files import write_text
 from anyvit.training.checkpoint import remove_checkpoints
 
 ARGUMENTS = "arguments"
+TUNING = "tuning"
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
@@ -77,14 +78,24 @@ class RunFolder(AbstractContextManager["RunFolder"]):
             write_text(file, json.dumps(make(), indent=2))
         return json.loads(file.read_text())
 
+    def recall(self, name: str) -> Any:
+        """The JSON value kept under `name`, or None."""
+        file = self.path / f"{name}.json"
+        return json.loads(file.read_text()) if file.exists() else None
+
+    def keep(self, name: str, value: Any) -> None:
+        """Keep a JSON value under `name`, in the place of the one that was there."""
+        write_text(self.path / f"{name}.json", json.dumps(value, indent=2))
+
     def finish(self) -> None:
         """Remove what a resumed run would have needed. The arguments and the logs stay."""
         for file in self._decided():  # before the checkpoints: a crash in between must not train again
             file.unlink()
         remove_checkpoints(self.path)
+        shutil.rmtree(self.path / TUNING, ignore_errors=True)
 
     def _decided(self) -> list[Path]:
-        return list(self.path.glob("plan-*.json"))
+        return [*self.path.glob("plan-*.json"), *self.path.glob("measured-*.json")]
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._lock.release()

@@ -5,7 +5,7 @@ Validation chooses, test promises: the test split is touched once, by the one ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ def settle(
     test: Callable[[Bundle, Result], Scores],
     progress: Progress,
     picture: Path | None,
+    explain: Callable[[Result], Mapping[str, Any] | None] = lambda chosen: None,
 ) -> Bundle:
     """Promise the most accurate result that keeps the budget when measured again; where none does, the closest.
 
@@ -40,6 +41,7 @@ def settle(
         test: Scores a candidate on the test split. Called once.
         progress: Called with news.
         picture: An image file, where `latency_e2e` is bound.
+        explain: What a search has to say about the candidate that is promised.
     """
     bounds = budget.cost_bounds()
     remaining, answer = list(results), Answer(results, results[0].id)
@@ -59,12 +61,13 @@ def settle(
     progress(Event("test", f"{chosen.id} answers the test images, once"))
     scores = test(bundle, chosen)
     if accuracy := budget.accuracy_bound():
-        findings.append(_accuracy_finding(accuracy, scores))
+        findings.append(accuracy_finding(accuracy, scores))
     kept = all(finding["met"] for finding in findings)
-    return write(Answer(results, chosen.id, "kept" if kept else "missed", findings, scores, finished=True))
+    status = "kept" if kept else "missed"
+    return write(Answer(results, chosen.id, status, findings, scores, explain(chosen), finished=True))
 
 
-def _accuracy_finding(bound: Bound, scores: Scores) -> dict[str, Any]:
+def accuracy_finding(bound: Bound, scores: Scores) -> dict[str, Any]:
     """A bound on accuracy is met by the estimate; whether the interval's lower end meets it too is said beside it."""
     low, _ = scores.interval
     return finding_of(bound, scores.accuracy, met=bound.met_by(scores.accuracy)) | {
@@ -80,4 +83,16 @@ def missed(bundle: Bundle) -> str:
         f"({format_cost(finding['cost'], finding['value'])})"
         for finding in findings
     ]
-    return f"the closest candidate, {bundle.chosen.id}, misses {', '.join(words)}. It is kept whole in {bundle.folder}."
+    return (
+        f"the closest candidate, {bundle.chosen.id}, misses {', '.join(words)}{_most(bundle)}. "
+        f"It is kept whole in {bundle.folder}."
+    )
+
+
+def _most(bundle: Bundle) -> str:
+    """What gave most of what the closest candidate gained, where a search has told."""
+    itself, *others = (bundle.document["search"] or {}).get("contributions") or [None]
+    if not others:
+        return ""
+    most = max(others, key=lambda entry: entry["latency"])
+    return f"; {most['without']} gave most ({most['latency'] / itself['latency']:.2f} times the speed)"

@@ -127,7 +127,7 @@ class HSViT(nn.Module):
         Raises:
             SettingError: Images of another size, or with another number of channels.
         """
-        weights = self.draw_votes(len(x))  # first, so that processes with different groups draw the same
+        weights = self.draw_votes(x.shape[0])  # first, so that processes with different groups draw the same
         return self.forward_head(self.forward_features(x), weights=weights)
 
     def forward_features(self, x: Tensor) -> Tensor:

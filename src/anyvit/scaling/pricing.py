@@ -12,10 +12,10 @@ from anyvit.costs.counts import count_macs, count_params, weights_size
 from anyvit.costs.timing import Latency, measure_latencies
 from anyvit.protocols import Progress, Runner, silent
 from anyvit.scaling.candidate import Candidate, Result
-from anyvit.scaling.workshop import prepare, reshape
+from anyvit.scaling.workshop import Workshop
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
 THROUGHPUT_BATCH = 32
 """Images a batch where throughput is measured."""
@@ -36,7 +36,7 @@ class Conditions:
 
 
 def price(
-    model: nn.Module,
+    workshop: Workshop,
     wanted: Sequence[Candidate],
     conditions: Conditions,
     *,
@@ -48,7 +48,7 @@ def price(
     """Counted costs and latencies of candidates, measured in interleaved rounds, in the order given.
 
     Args:
-        model: The full model; its weights need not be trained.
+        workshop: Builds them; the weights of its model need not be trained.
         wanted: The candidates.
         conditions: Image size, batch and threads of the timing.
         throughput: Measure images per second too, at a batch of 32.
@@ -57,11 +57,15 @@ def price(
         progress: Told how far the rounds are.
         protocol: Overrides of `measure_latencies`: runs, rounds, seconds.
     """
-    counts = count(model, wanted, conditions.image_size)
-    runners = {candidate.id: prepare(model, candidate, conditions.example()) for candidate in wanted}
+    counts = count(workshop, wanted, conditions.image_size)
+    runners = {candidate.id: workshop.runner(candidate) for candidate in wanted}
     latencies = time_calls(runners, conditions, conditions.batch, progress=progress, **protocol)
     costs = {
-        name: {**counts[name], "latency": latency.seconds, "latency_p95": latency.p95}
+        name: {
+            **counts[name],
+            **dict.fromkeys(("latency", "latency_expected"), latency.seconds),
+            "latency_p95": latency.p95,
+        }
         for name, latency in latencies.items()
     }
     if throughput:
@@ -89,18 +93,17 @@ def time_calls(
     )
 
 
-def count(model: nn.Module, wanted: Sequence[Candidate], image_size: int) -> dict[str, dict[str, float]]:
+def count(workshop: Workshop, wanted: Sequence[Candidate], image_size: int) -> dict[str, dict[str, float]]:
     """Parameters, multiply-accumulates and bytes of weights by candidate: what needs no clock."""
-    by_shape: dict[str, dict[str, float]] = {}
+    by_shape: dict[int, dict[str, float]] = {}
     counts = {}
     for candidate in wanted:
-        shape = repr(candidate.levers)
-        if shape not in by_shape:
-            smaller = reshape(model, candidate)
-            by_shape[shape] = {
+        smaller = workshop.shape(candidate)
+        if id(smaller) not in by_shape:
+            by_shape[id(smaller)] = {
                 "params": count_params(smaller),
                 "macs": count_macs(smaller, image_size),
                 "size": weights_size(smaller),
             }
-        counts[candidate.id] = by_shape[shape]
+        counts[candidate.id] = by_shape[id(smaller)]
     return counts

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from anyvit.data import Split
@@ -14,14 +14,11 @@ from anyvit.data.preprocessing import Preprocessing
 from anyvit.evaluation.metrics import Scores
 from anyvit.protocols import Event, Progress, Runner, silent
 from anyvit.scaling.candidate import Result
-from anyvit.scaling.workshop import prepare
-
-if TYPE_CHECKING:
-    from torch import nn
+from anyvit.scaling.workshop import Workshop
 
 
 def score(
-    model: nn.Module,
+    workshop: Workshop,
     results: Sequence[Result],
     split: Split,
     preprocessing: Preprocessing,
@@ -30,11 +27,10 @@ def score(
 ) -> list[Result]:
     """The results with their accuracy on `split`."""
     scored = []
-    example = torch.zeros(1, 3, preprocessing.image_size, preprocessing.image_size)
     for number, result in enumerate(results):
         progress(Event("score", result.id, done=number / len(results)))
-        runner = prepare(model, result.candidate, example)
-        scored.append(replace(result, accuracy=scores_of(runner, split, preprocessing, classes).accuracy))
+        accuracy = scores_of(workshop.runner(result.candidate), split, preprocessing, classes).accuracy
+        scored.append(replace(result, accuracy=accuracy))
     return scored
 
 
@@ -51,9 +47,22 @@ def scores_of(
 
     `progress` is told the share of the images that is done.
     """
+    labels, probabilities = answers_of(runner, split, preprocessing, batch_size=batch_size, progress=progress)
+    return Scores.of(labels, probabilities, classes)
+
+
+def answers_of(
+    runner: Runner,
+    split: Split,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 64,
+    progress: Callable[[float], None] = lambda done: None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The labels (N,) of a split and the probabilities (N, K) that `runner` gives for its images."""
     labels, probabilities = [], []
     for images, truth in evaluation_batches(split, preprocessing, batch_size):
         labels.append(truth)
         probabilities.append(runner(images).cpu())
         progress(min(1.0, batch_size * len(labels) / len(split)))
-    return Scores.of(torch.cat(labels).numpy(), torch.cat(probabilities).numpy(), classes)
+    return torch.cat(labels).numpy(), torch.cat(probabilities).numpy()

@@ -9,13 +9,18 @@ from anyvit.costs.timing import PROMISE_MARGIN
 from anyvit.errors import BudgetError
 from anyvit.scaling.candidate import Result
 
-TIMED = ("latency", "latency_p95", "latency_e2e", "throughput")
+TIMED = ("latency", "latency_p95", "latency_expected", "latency_e2e", "throughput")
 """The costs that need a clock. They are promised only with a margin to spare."""
+
+
+def margin_of(cost: str) -> float:
+    """By which factor a cost must be better than its bound, for the bound to be promised."""
+    return PROMISE_MARGIN if cost in TIMED else 1.0
 
 
 def within(result: Result, budget: Budget) -> bool:
     """Does `result` keep every bound on a cost, the timed ones with the margin of a promise?"""
-    return all(bound.met_by(result.costs[bound.cost], _margin(bound.cost)) for bound in budget.cost_bounds())
+    return all(bound.met_by(result.costs[bound.cost], margin_of(bound.cost)) for bound in budget.cost_bounds())
 
 
 def pareto(results: Sequence[Result], cost: str) -> list[Result]:
@@ -32,7 +37,8 @@ def pareto(results: Sequence[Result], cost: str) -> list[Result]:
 def choose(results: Sequence[Result], budget: Budget) -> Result:
     """The most accurate result inside the budget's costs; of equals the one that is better in the first cost.
 
-    Where nothing is evaluated yet, more parameters stand for more accuracy.
+    Where the budget bounds accuracy alone, the fastest result that keeps it. Where nothing is evaluated yet, more
+    parameters stand for more accuracy.
 
     Raises:
         BudgetError: None is inside; the message gives the best value that can be reached for each bound.
@@ -40,6 +46,10 @@ def choose(results: Sequence[Result], budget: Budget) -> Result:
     inside = [result for result in results if within(result, budget)]
     if not inside:
         raise BudgetError(out_of_reach(results, budget))
+    accuracy = budget.accuracy_bound()
+    good = [result for result in inside if accuracy and accuracy.met_by(result.accuracy or 0.0)]
+    if good and not budget.cost_bounds():
+        return best(good, primary_cost(budget))
     return max(inside, key=lambda result: (result.accuracy or 0.0, _size_first(result, budget)))
 
 
@@ -48,6 +58,11 @@ def _size_first(result: Result, budget: Budget) -> float:
         return result.costs["params"]
     cost = primary_cost(budget)
     return result.costs[cost] if cost == "throughput" else -result.costs[cost]
+
+
+def best(results: Sequence[Result], cost: str) -> Result:
+    """The result that is best in a cost; of equals the first."""
+    return (max if cost == "throughput" else min)(results, key=lambda result: result.costs[cost])
 
 
 def closest(results: Sequence[Result], budget: Budget) -> Result:
@@ -80,7 +95,7 @@ def reachable(results: Sequence[Result], budget: Budget) -> Mapping[str, tuple[f
 def out_of_reach(results: Sequence[Result], budget: Budget) -> str:
     """The words for a budget that none of `results` meets."""
     best = reachable(results, budget)
-    missed = [bound for bound in budget.cost_bounds() if not bound.met_by(best[bound.cost][0], _margin(bound.cost))]
+    missed = [bound for bound in budget.cost_bounds() if not bound.met_by(best[bound.cost][0], margin_of(bound.cost))]
     words = [
         f"{bound} (best: {format_cost(bound.cost, best[bound.cost][0])} with {best[bound.cost][1]})"
         for bound in missed or budget.cost_bounds()
@@ -91,7 +106,3 @@ def out_of_reach(results: Sequence[Result], budget: Budget) -> str:
         f"{', '.join(words)} cannot be met{together} by any of {len(results)} candidates.{margin} "
         "Allow more, choose a smaller --model, or use --anyway to train all the same."
     )
-
-
-def _margin(cost: str) -> float:
-    return PROMISE_MARGIN if cost in TIMED else 1.0

@@ -66,6 +66,16 @@ class Space:
         """How many combinations there are, refused ones included."""
         return prod(len(steps) for steps in self.choices)
 
+    def ends(self) -> list[Candidate]:
+        """The unshrunk model, and what is smallest: all levers at their strongest, or each alone where they do not go
+        together. On every runtime."""
+        mildest = [steps[0] for steps in self.choices[:-1]]
+        strongest = [steps[-1] for steps in self.choices[:-1]]
+        alone = [[*mildest[:n], step, *mildest[n + 1 :]] for n, step in enumerate(strongest)]
+        together = self._legal((*strongest, self.choices[-1][0])) is not None
+        shapes = [mildest, *([strongest] if together else alone)] if strongest else [mildest]
+        return [Candidate(tuple(shape), runtime) for shape in shapes for runtime in self.choices[-1]]
+
     def at(self, places: Sequence[int]) -> Candidate | None:
         """The candidate of one place in each of `choices`; None where two of its levers do not go together."""
         return self._legal(tuple(steps[place] for steps, place in zip(self.choices, places, strict=True)))

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from anyvit.backends import backend_named
 from anyvit.models import share
 from anyvit.protocols import Runner
-from anyvit.scaling.candidate import Candidate
+from anyvit.scaling.candidate import Candidate, Cascade
+from anyvit.scaling.cascade import assemble
 from anyvit.scaling.shrink import lever_named
 
 if TYPE_CHECKING:
@@ -59,8 +60,11 @@ class Workshop:
             self._shapes[key] = shaped
         return self._shapes[key]
 
-    def runner(self, candidate: Candidate) -> Runner:
-        """The runner of a candidate, built when it is first asked for."""
+    def runner(self, candidate: Candidate | Cascade) -> Runner:
+        """The runner of a candidate, or of a cascade over those of its parts, built when it is first asked for."""
+        return assemble(candidate, self._part)
+
+    def _part(self, candidate: Candidate) -> Runner:
         if candidate.id not in self._runners:
             backend, setting = backend_named(candidate.backend.name), candidate.backend.setting
             self._runners[candidate.id] = backend.prepare(

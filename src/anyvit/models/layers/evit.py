@@ -67,15 +67,6 @@ class Kept:
     def _prefix(self) -> Tensor:
         return torch.arange(self.num_prefix_tokens, device=self.index.device).expand(self.index.shape[0], -1)
 
-    def reduce(self, x: Tensor, weights: Tensor) -> Tensor:
-        """What is left of `x` (B, P + n, D); a fused token is the sum of the others, by `weights` (B, n)."""
-        prefix, patches = x[:, : self.num_prefix_tokens], x[:, self.num_prefix_tokens :]
-        parts = [prefix, rows(patches, self.index)]
-        if self.fused:
-            rest = self.rest
-            parts.append(weights.gather(1, rest)[:, None].to(x.dtype) @ rows(patches, rest))
-        return torch.cat(parts, dim=1)
-
 
 @dataclass(frozen=True, slots=True)
 class EViT:
@@ -116,10 +107,22 @@ class EViT:
         stay = self.stay(patches)
         if stay == patches:
             return tokens
-        scores = seam.class_row()[:, prefix:]
-        kept = Kept(scores.topk(stay, dim=1).indices, patches, prefix, self.fuse)
-        sizes = tokens.sizes if tokens.sizes is None else kept.reduce(tokens.sizes, torch.ones_like(scores))
-        return tokens._replace(x=kept.reduce(tokens.x, scores), sizes=sizes, maps=(*tokens.maps, kept))
+        scores, order = seam.class_row()[:, prefix:].topk(patches, dim=1)
+        weights = scores[:, stay:] if self.fuse else None
+        sizes = tokens.sizes
+        if sizes is not None:
+            sizes = _left(sizes, prefix, order, stay, None if weights is None else torch.ones_like(weights))
+        kept = Kept(order[:, :stay], patches, prefix, self.fuse)
+        return tokens._replace(x=_left(tokens.x, prefix, order, stay, weights), sizes=sizes, maps=(*tokens.maps, kept))
+
+
+def _left(x: Tensor, prefix: int, order: Tensor, stay: int, weights: Tensor | None) -> Tensor:
+    """What is left of `x` (B, P + n, D): the first `stay` patches of `order`, and the sum of the others by `weights`."""
+    if weights is None:
+        return torch.cat((x[:, :prefix], rows(x, order[:, :stay] + prefix)), dim=1)
+    patches = rows(x, order + prefix)
+    fused = weights[:, None].to(x.dtype) @ patches[:, stay:]
+    return torch.cat((x[:, :prefix], patches[:, :stay], fused), dim=1)
 
 
 def _checked(keep_rate: float) -> float:

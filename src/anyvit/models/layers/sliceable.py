@@ -94,6 +94,14 @@ class StackedLinear(nn.Module):
         weight, bias = self.weight.reshape(self.out_features, self.in_features), self.bias
         return F.linear(x, weight, None if bias is None else bias.reshape(self.out_features))
 
+    def as_linear(self) -> nn.Linear:
+        """An ordinary layer that answers alike: over the same weights where they lie side by side, else a copy."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.weight.detach().flatten(0, 1), requires_grad=self.weight.requires_grad)
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.bias.detach().flatten(), requires_grad=self.bias.requires_grad)
+        return linear.train(self.training)
+
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
 
@@ -233,16 +241,8 @@ def extracted(model: VisionTransformer) -> VisionTransformer:
     model = copy.deepcopy(model)
     for block in blocks_of(model):
         if isinstance(block.attn.qkv, StackedLinear):
-            block.attn.qkv = _unstacked(block.attn.qkv)
+            block.attn.qkv = block.attn.qkv.as_linear()
     return model
-
-
-def _unstacked(stacked: StackedLinear) -> nn.Linear:
-    linear = nn.Linear(stacked.in_features, stacked.out_features, bias=stacked.bias is not None, device="meta")
-    linear.weight = nn.Parameter(stacked.weight.detach().flatten(0, 1), requires_grad=stacked.weight.requires_grad)
-    if stacked.bias is not None:
-        linear.bias = nn.Parameter(stacked.bias.detach().flatten(), requires_grad=stacked.bias.requires_grad)
-    return linear.train(stacked.training)
 
 
 class Differentiable:

@@ -16,7 +16,6 @@ from typing import Literal
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from anyvit.errors import ModelError, SettingError
 from anyvit.models.layers.token_reduction import (
@@ -85,7 +84,7 @@ def match(metric: Tensor, r: int, num_prefix_tokens: int = 0) -> Matching:
         none = torch.empty(batch, 0, dtype=torch.long, device=device)
         return Matching(torch.arange(count, device=device).expand(batch, -1), none, none, count)
     first_even, first_odd = num_prefix_tokens + num_prefix_tokens % 2, num_prefix_tokens | 1
-    likeness, best = _most_alike(metric[:, first_even::2], metric[:, first_odd::2])
+    likeness, best = _most_alike(metric, slice(first_even, None, 2), slice(first_odd, None, 2))
     order = _falling(likeness)
     gone, unmerged = order[:, :r], order[:, r:]
     if num_prefix_tokens:
@@ -104,15 +103,16 @@ def match_every(metric: Tensor, k: int) -> Matching:
     batch, count, _ = metric.shape
     numbers = torch.arange(count - count % k, device=metric.device).view(-1, k)
     last, others = numbers[:, -1], numbers[:, :-1].flatten()
-    _, best = _most_alike(metric[:, others], metric[:, last])
+    _, best = _most_alike(metric, others, last)
     return Matching(last.expand(batch, -1), others.expand(batch, -1), best, count)
 
 
 @torch.no_grad()
-def _most_alike(some: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+def _most_alike(metric: Tensor, some: slice | Tensor, others: slice | Tensor) -> tuple[Tensor, Tensor]:
     """For each of `some` the highest cosine with one of `others`, and which one; a zero vector has a cosine of 0."""
-    some, others = (F.normalize(keys.float(), dim=-1) for keys in (some, others))
-    return (some @ others.transpose(1, 2)).max(dim=-1)
+    keys = metric.float()
+    keys = keys / keys.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    return (keys[:, some] @ keys[:, others].transpose(1, 2)).max(dim=-1)
 
 
 def _falling(scores: Tensor) -> Tensor:
@@ -123,11 +123,19 @@ def _falling(scores: Tensor) -> Tensor:
 
 
 def merge_by_size(matching: Matching, x: Tensor, sizes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The mean of merged tokens, weighted by their sizes, and the new sizes (B, M, 1) in float32; None: all are 1."""
-    sizes = x.new_ones(*x.shape[:2], 1, dtype=torch.float32) if sizes is None else sizes
-    total, merged = matching.merge(torch.cat((x * sizes, sizes), dim=-1), "sum").tensor_split([x.shape[-1]], dim=-1)
-    merged = merged.detach()  # with a gradient, the bias made of it would rule out the fast kernels of attention
-    return (total / merged).to(x.dtype), merged
+    """The mean of merged tokens, weighted by their sizes, and the new sizes (B, M, 1) in float32; None: all are 1.
+
+    A product with the few rows that are merged away takes less time than scattering them, and every runtime has it.
+    """
+    sizes = x.new_ones(*x.shape[:2], 1, dtype=torch.float32) if sizes is None else sizes.detach()
+    order, count = torch.cat((matching.stays, matching.merged), dim=1), matching.stays.shape[1]
+    stay, go = sizes.gather(1, order[..., None]).tensor_split([count], dim=1)
+    numbers = torch.arange(count, device=x.device)[:, None]
+    joined = (numbers == matching.into[:, None]) * go.transpose(1, 2)  # (B, M, r)
+    total = stay + joined.sum(-1, keepdim=True)
+    own, others = (stay / total).to(x.dtype), (joined / total).to(x.dtype)
+    staying, going = rows(x, order).tensor_split([count], dim=1)
+    return torch.addcmul(others @ going, staying, own), total
 
 
 @dataclass(frozen=True, slots=True)

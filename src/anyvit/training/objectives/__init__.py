@@ -8,7 +8,9 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from anyvit.training.objectives.classification import Classification
+from anyvit.training.objectives.distillation import Distillation
 from anyvit.training.objectives.elastic import ElasticClassification
+from anyvit.training.objectives.keep_rate import KeepRateWarmUp
 
 
 class Objective(Protocol):
@@ -31,6 +33,8 @@ class Objective(Protocol):
 OBJECTIVES: Mapping[str, type[Objective]] = {
     Classification.name: Classification,
     ElasticClassification.name: ElasticClassification,
+    Distillation.name: Distillation,
+    KeepRateWarmUp.name: KeepRateWarmUp,
 }
 
 
