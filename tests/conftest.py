@@ -39,11 +39,12 @@ def processes(tmp_path_factory):
 @contextmanager
 def hurried():
     """A run that prices its candidates in a moment."""
-    from anyvit.jobs import plan
+    from anyvit.jobs import plan, searching
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "GLANCE", HASTY)
         patch.setattr(plan, "RANKING", HASTY)
+        patch.setattr(searching, "RANKING", HASTY)
         yield
 
 

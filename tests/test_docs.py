@@ -58,6 +58,7 @@ def folder(tmp_path, monkeypatch, hasty):
     return tmp_path
 
 
+@pytest.mark.slow
 @by_page(DOCS)
 @pytest.mark.filterwarnings("ignore")  # of what pages show, not of the code under test
 def test_snippets_run(page, folder):
@@ -96,6 +97,6 @@ def test_every_cost_has_its_line():
 def test_every_benchmark_has_its_line():
     folder = ROOT / "benchmarks"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    shared = ("interleaved.py", "training_runs.py", "boards.py", "delay.py")
+    shared = ("interleaved.py", "training_runs.py", "boards.py", "delay.py", "operators.py")
     scripts = [script.name for script in folder.glob("*.py") if script.name not in shared]
     assert [script for script in scripts if f"]({script})" not in text] == []

@@ -73,3 +73,13 @@ def test_large_batches_are_answered_in_parts(model):
 def test_calibration_without_images_is_refused(model):
     with pytest.raises(SettingError, match="int8-static of the onnxruntime backend is calibrated on images"):
         BACKEND.prepare(model, INT8[1], IMAGES)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [IMAGES[:, :1], IMAGES[..., :4], (255 * IMAGES).to(torch.uint8), torch.full_like(IMAGES, float("nan"))],
+    ids=["channels", "size", "bytes", "no numbers"],
+)
+def test_calibration_images_of_another_kind_are_refused(model, images):
+    with pytest.raises(SettingError, match=r"^calibration takes preprocessed images like the example, .*: got torch\."):
+        BACKEND.prepare(model, INT8[1], IMAGES, images=images)

@@ -12,6 +12,7 @@ FOLDER = Path(__file__).parents[3] / "shared" / "data" / "cifar10"
 
 @pytest.mark.shared
 @pytest.mark.skipif(not FOLDER.is_dir(), reason=f"no CIFAR-10 in {FOLDER}")
+@pytest.mark.slow
 def test_cifar10():
     data = open_data(FOLDER)
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 42500, "val": 7500, "test": 5000}

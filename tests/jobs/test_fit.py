@@ -230,6 +230,7 @@ def test_measured_bounds_are_proved_and_proved_again(photos, tmp_path, hasty, mo
     assert [finding["bound"] for finding in again["bounds"]] == budget.split(", ")
 
 
+@pytest.mark.slow
 def test_an_hsvit_learns_the_digits_with_fewer_groups_by_choice(tmp_path, hasty):
     """Its own lever is found by itself; 95 % is what is asked of it."""
     bundle = anyvit.fit("digits", model="hsvit_c2a2_8", budget="params<=50k", out=str(tmp_path / "run"), epochs=15)
@@ -239,6 +240,7 @@ def test_an_hsvit_learns_the_digits_with_fewer_groups_by_choice(tmp_path, hasty)
     assert bundle.document["test"]["accuracy"] > 0.95
 
 
+@pytest.mark.slow
 def test_a_model_of_one_channel_gets_colour_images(tmp_path, hasty, photos):
     bundle = anyvit.fit(str(photos), model="hsvit_c2a2_28", levers="none", out=str(tmp_path / "run"), epochs=0.1)
     assert bundle.document["model"]["arguments"] == {"num_classes": 2, "in_chans": 3}

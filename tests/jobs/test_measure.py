@@ -69,13 +69,14 @@ def test_a_candidate_that_cannot_be_built_is_left_out_and_told(monkeypatch):
 @pytest.mark.slow
 def test_every_runtime_of_a_name(monkeypatch):
     monkeypatch.setattr(job, "untrained_memory", lambda form, candidate, conditions: 5e6)
-    results = measure("test_vit", backends="torch,onnxruntime,openvino", threads=2).results
+    results = measure(TINY, backends="torch,onnxruntime,openvino", threads=2).results
     assert {result.plain.backend.name for result in results} == {"torch", "onnxruntime", "openvino"}
     assert {result.plain.backend.setting["threads"] for result in results} == {2}
 
 
 @pytest.mark.slow
-def test_memory_of_a_name_is_measured_in_a_new_process():
+def test_memory_of_a_name_is_measured_in_a_new_process(monkeypatch):
+    monkeypatch.setattr(TorchEager, "settings", lambda self, device: [{}])
     (first, *_) = measure(TINY, backends="torch").results
     assert 1e5 < first.costs["memory"] < 1e9
 

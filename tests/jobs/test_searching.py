@@ -11,17 +11,10 @@ from anyvit.costs.budget import Budget
 from anyvit.data import open_data
 from anyvit.deploy.bundle import Bundle
 from anyvit.errors import BudgetError
-from anyvit.jobs import searching
 from anyvit.jobs.offer import Offer
 from anyvit.jobs.run_folder import RunFolder
 from anyvit.jobs.searching import Search
 from anyvit.protocols import silent
-from tests.conftest import HASTY
-
-
-@pytest.fixture
-def hurried_search(monkeypatch):
-    monkeypatch.setattr(searching, "RANKING", {**HASTY, "warn": False})
 
 
 def search_of(bundle, out, *, budget="latency<=1s", levers="heads,tokens", backends="torch", deadline=None):
@@ -39,7 +32,7 @@ def search_of(bundle, out, *, budget="latency<=1s", levers="heads,tokens", backe
     )
 
 
-def test_what_was_measured_is_remembered(finished, tmp_path, hurried_search):
+def test_what_was_measured_is_remembered(finished, tmp_path, hasty):
     first = search_of(finished, tmp_path / "run")
     first.find(())
     first.run.__exit__(None, None, None)
@@ -49,7 +42,7 @@ def test_what_was_measured_is_remembered(finished, tmp_path, hurried_search):
     }
 
 
-def test_kept_are_gains_with_their_accuracy_on_all_validation_images(finished, tmp_path, hurried_search):
+def test_kept_are_gains_with_their_accuracy_on_all_validation_images(finished, tmp_path, hasty):
     search = search_of(finished, tmp_path / "run")
     search.find(())
     found = search.findings(search.kept[-1])
@@ -63,21 +56,21 @@ def test_kept_are_gains_with_their_accuracy_on_all_validation_images(finished, t
     assert search.kept[0].accuracy == before["full-torch"]
 
 
-def test_all_that_is_priced_needs_no_search(finished, tmp_path, hurried_search):
+def test_all_that_is_priced_needs_no_search(finished, tmp_path, hasty):
     search = search_of(finished, tmp_path / "run", levers="heads")
-    search.find([result for result in finished.results])
+    search.find(finished.results)
     assert [result.id for result in search.kept] == [result.id for result in finished.results]
     assert search.findings(search.kept[0]) is None
 
 
-def test_a_deadline_that_is_over_leaves_the_reference(finished, tmp_path, hurried_search):
+def test_a_deadline_that_is_over_leaves_the_reference(finished, tmp_path, hasty):
     search = search_of(finished, tmp_path / "run", deadline=time.monotonic() - 1)
     search.find(())
     assert [result.id for result in search.kept] == ["full-torch"]
 
 
 @pytest.mark.slow
-def test_shrink_over_runtimes_serves_what_it_promises(finished, tmp_path, hurried_search, hasty):
+def test_shrink_over_runtimes_serves_what_it_promises(finished, tmp_path, hasty):
     out = tmp_path / "out"
     arguments = {"levers": "heads", "backends": "onnxruntime", "tune": "2s", "time": "5m"}
     bundle = anyvit.shrink(str(finished.folder), data="digits", budget="latency<=1s", **arguments, out=str(out))
@@ -94,8 +87,8 @@ def test_shrink_over_runtimes_serves_what_it_promises(finished, tmp_path, hurrie
 
 
 @pytest.mark.slow
-def test_a_budget_that_no_combination_meets_keeps_the_closest(finished, tmp_path, hurried_search, hasty):
-    arguments = {"levers": "heads,tokens", "backends": "torch"}
+def test_a_budget_that_no_combination_meets_keeps_the_closest(finished, tmp_path, hasty):
+    arguments = {"levers": "none", "backends": "torch,openvino"}
     with pytest.raises(BudgetError, match=r"the closest candidate, .* misses latency<=1us by .*(gave most|kept whole)"):
         anyvit.shrink(str(finished.folder), data="digits", budget="latency<=1us", **arguments, out=str(tmp_path / "o"))
     assert Bundle.load(tmp_path / "o").document["promise"]["status"] == "missed"

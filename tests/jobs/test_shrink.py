@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 import anyvit
 from anyvit.errors import BudgetError, SettingError
 from anyvit.models import create_model
-from tests.conftest import TINY
+from tests.conftest import TINY, hurried
 
 NARROW = "params<=50k"
 
@@ -16,9 +16,10 @@ NARROW = "params<=50k"
 @pytest.fixture(scope="module")
 def shrunk(finished, tmp_path_factory):
     out = tmp_path_factory.mktemp("shrunk") / "run"
-    return anyvit.shrink(
-        str(finished.folder), data="digits", budget=NARROW, levers="heads", backends="torch", out=str(out)
-    )
+    with hurried():
+        return anyvit.shrink(
+            str(finished.folder), data="digits", budget=NARROW, levers="heads", backends="torch", out=str(out)
+        )
 
 
 def test_a_bundle_shrinks_with_the_weights_it_has(shrunk, finished):

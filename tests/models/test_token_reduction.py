@@ -116,6 +116,13 @@ def test_bfloat16(method, images):
 
 
 @methods
+def test_under_autocast_tokens_stay_float32(method, images):
+    with torch.autocast("cpu", torch.bfloat16):
+        *_, tokens = method(vit()).stages(images)
+    assert tokens.x.dtype == torch.float32
+
+
+@methods
 def test_maps_are_whole(method, images):
     """Each patch has its place again, and holds what it went into."""
     model = method(vit(depth=4))

@@ -132,3 +132,12 @@ def test_no_result_beats_one_of_the_front(found, cost):
         for other in found:
             cheaper = sign * other.costs[cost] <= sign * kept.costs[cost]
             assert not (cheaper and other.accuracy > kept.accuracy)
+
+
+def test_with_a_bound_on_accuracy_alone_the_fastest_that_keeps_it_with_some_to_spare():
+    results = [result("a", 0.95, latency=3.0), result("b", 0.92, latency=2.0), result("c", 0.905, latency=1.0)]
+    budget = Budget.parse("accuracy>=90%")
+    assert choose(results, budget) is results[2]
+    assert choose(results, budget, spare=0.01) is results[1]
+    assert choose(results, budget, spare=0.5) is results[2]
+    assert choose(results, Budget.parse("accuracy>=99%")) is results[0]

@@ -209,6 +209,7 @@ def test_other_settings_do_not_resume(start):
         start(recipe=dataclasses.replace(RECIPE, lr=1e-3))
 
 
+@pytest.mark.slow
 def test_clock_is_kept_over_sessions(start, tmp_path):
     slow = {"validate": lambda model, step: time.sleep(0.1) or {}, "epochs": None}
     training = start(seconds=2.0, **slow)

@@ -50,7 +50,7 @@ class GraphBackend(ABC):
             images: To calibrate int8-static on, (N, C, H, W).
 
         Raises:
-            SettingError: No such setting, or one that needs `images` without them.
+            SettingError: No such setting, or one that needs `images` without them, or `images` of another kind.
             ModelError: The model cannot be exported, or the runtime does not take it.
         """
         precision, threads = precision_of(self.name, setting, self.precisions), setting.get("threads", 1)
@@ -58,6 +58,7 @@ class GraphBackend(ABC):
         if precision == INT8_STATIC:
             if images is None or not len(images):
                 raise SettingError(f"{INT8_STATIC} of the {self.name} backend is calibrated on images: give some")
+            _check(images, example)
             calibration = _spread(images)
         if reason := self.why_not(model):
             raise ModelError(f"{type(model).__name__} does not run in {self.title}: {reason}")
@@ -78,6 +79,14 @@ class GraphBackend(ABC):
             raise
         except Exception as error:
             raise ModelError(f"{type(model).__name__} does not run in {self.title}: {_line(error)}") from error
+
+
+def _check(images: Tensor, example: Tensor) -> None:
+    if images.shape[1:] != example.shape[1:] or not images.is_floating_point() or not images.isfinite().all():
+        raise SettingError(
+            f"calibration takes preprocessed images like the example, finite numbers of shape (N, "
+            f"{', '.join(map(str, example.shape[1:]))}): got {images.dtype} of shape {tuple(images.shape)}"
+        )
 
 
 def _spread(images: Tensor) -> np.ndarray:

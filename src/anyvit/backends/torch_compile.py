@@ -24,8 +24,8 @@ from anyvit.protocols import Device, Needs, Runner, Setting
 class CompiledRunner:
     """Answers batches of one shape, that of the first, with code compiled for it, and all others eagerly.
 
-    Code for any batch size takes twice as long to compile, and that in the middle of an answer. PyTorch would compile
-    again, too, where threads, strides or gradients are others than before, so all three are fixed.
+    Code for any batch size would take another compilation, longer than the first and in the middle of an answer.
+    PyTorch would compile again, too, where threads, strides or gradients are others than before: all three are fixed.
 
     Args:
         eager: The same model, not compiled.
@@ -54,7 +54,12 @@ class TorchCompile:
         return _lacking(precision.device_of(model).type)
 
     def settings(self, device: Device) -> Sequence[Setting]:
-        """The precisions that the device computes in; none where nothing can be compiled."""
+        """The precisions that the device computes in; none where nothing can be compiled.
+
+        One image, one thread with AVX-512: on DeiT-Small at 224 pixels compiling saves 1 % of the time in float32, none
+        in bfloat16 and 26 % in int8-dynamic, where the rounding joins its neighbours; on a width of 192 at 32 pixels it
+        saves 5, 16 and 56 %. So all three are left to the timing.
+        """
         if _lacking(device.kind):
             return []
         return [*precision.float_precisions(device), *precision.int8_precisions(device)]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from anyvit.errors import SettingError, unknown
@@ -100,5 +101,8 @@ def _cpuinfo() -> dict[str, str]:
 
 @cache
 def _versions() -> dict[str, str]:
-    packages = ("anyvit", "timm", "torch")
-    return {**{package: version(package) for package in packages}, "python": platform.python_version()}
+    versions = {"python": platform.python_version()}
+    for package in ("anyvit", "timm", "torch", "onnxruntime", "openvino", "torchao"):
+        with suppress(PackageNotFoundError):  # that of an extra
+            versions[package] = version(package)
+    return versions

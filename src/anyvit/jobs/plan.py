@@ -113,8 +113,9 @@ class Planner:
         network = form.build().eval()
         levers = self.offer.levers_for(network)
         self.progress(Event("model", f"{form.name}: {why}" + ("" if levers else "; without levers")))
-        for name, reason in self.offer.skipped(network).items() if self.offer.levers else ():
-            self.progress(Event("model", f"{name} is left out: {reason}"))
+        if self.offer.levers and not self.offer.trained:  # a search will say so itself
+            for name, reason in self.offer.skipped(network).items():
+                self.progress(Event("model", f"{name} is left out: {reason}"))
         results = self._priced(network, list(self.offer.eager_space(network)), RANKING)
         if self._bound("memory"):
             conditions = self._conditions(network)

@@ -25,6 +25,7 @@ from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.promise import PROCESSES, whole_call
 from anyvit.jobs.draft import SECONDS_A_PROCESS
 from anyvit.jobs.offer import Offer
+from anyvit.jobs.plan import RANKING
 from anyvit.jobs.run_folder import TUNING, RunFolder
 from anyvit.jobs.tune import tune
 from anyvit.protocols import UNCHANGED, Event, Progress, Runner
@@ -44,9 +45,6 @@ if TYPE_CHECKING:
 
 CALIBRATION_IMAGES = 64
 """Training images that ranges of 8-bit numbers are set by."""
-
-RANKING = {"warmup_s": 0.2, "runs": 10, "min_time_s": 0.2, "warn": False}
-"""Timing that ranks candidates. The promise of the chosen one is measured with the whole protocol."""
 
 
 @dataclass
@@ -119,6 +117,10 @@ class Search:
 
     def _search(self, reserved: float) -> None:
         """Measure what is worth it, and keep the best: their costs taken together, their accuracy on all images."""
+        for name, reason in self.offer.skipped(self.model).items():
+            self.progress(Event("search", f"{name} is left out: {reason}"))
+        for words in self.offer.absent():
+            self.progress(Event("search", words))
         explorer = Explorer(
             self.space,
             self.trials,
@@ -236,7 +238,7 @@ class Search:
             quick_images(self.dataset.splits["val"], preprocessing),
             throughput="throughput" in bound,
             end_to_end=(lambda runner: whole_call(runner, preprocessing, picture)) if picture else None,
-            protocol=RANKING,
+            protocol={**RANKING, "warn": False},
             keep=lambda results: self.run.keep(name, [result.to_json() for result in results]),
             progress=self.progress,
             results={result.id: result for result in known},

@@ -30,6 +30,7 @@ def settle(
     test: Callable[[Bundle, Result], Scores],
     progress: Progress,
     picture: Path | None,
+    spare: float = 0.0,
     explain: Callable[[Result], Mapping[str, Any] | None] = lambda chosen: None,
 ) -> Bundle:
     """Promise the most accurate result that keeps the budget when measured again; where none does, the closest.
@@ -41,12 +42,13 @@ def settle(
         test: Scores a candidate on the test split. Called once.
         progress: Called with news.
         picture: An image file, where `latency_e2e` is bound.
+        spare: How uncertain accuracies are, as a share of 1: what only just keeps a bound may miss it on other images.
         explain: What a search has to say about the candidate that is promised.
     """
     bounds = budget.cost_bounds()
     remaining, answer = list(results), Answer(results, results[0].id)
     while any(within(result, budget) for result in remaining):
-        chosen = choose(remaining, budget)
+        chosen = choose(remaining, budget, spare=spare)
         bundle = write(replace(answer, chosen=chosen.id))
         progress(Event("promise", f"{chosen.id}: proving that it keeps the budget"))
         findings = prove(bundle, chosen, bounds, picture)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,14 @@ def settled(
     if any(bound.cost == "memory" for bound in budget.cost_bounds()):
         drafted = write(Answer(results, results[0].id))
         results = [with_cost(result, "memory", bundled_memory(drafted, result.id)) for result in results]
-    bundle = settle(results, budget, write, test, progress, picture, search.findings)
+    bundle = settle(
+        results, budget, write, test, progress, picture, spare=_standard_error(dataset, budget), explain=search.findings
+    )
     write_report(bundle, samples_of(bundle, dataset.splits["test"]))
     return bundle
+
+
+def _standard_error(dataset: DataSet, budget: Budget) -> float:
+    """Of an accuracy about as high as the bound, on the validation split."""
+    bound = budget.accuracy_bound()
+    return math.sqrt(bound.value * (1 - bound.value) / len(dataset.splits["val"])) if bound else 0.0

@@ -34,11 +34,11 @@ def pareto(results: Sequence[Result], cost: str) -> list[Result]:
     return front
 
 
-def choose(results: Sequence[Result], budget: Budget) -> Result:
+def choose(results: Sequence[Result], budget: Budget, *, spare: float = 0.0) -> Result:
     """The most accurate result inside the budget's costs; of equals the one that is better in the first cost.
 
-    Where the budget bounds accuracy alone, the fastest result that keeps it. Where nothing is evaluated yet, more
-    parameters stand for more accuracy.
+    Where the budget bounds accuracy alone, the fastest result that keeps it, with so much to `spare` where any has.
+    Where nothing is evaluated yet, more parameters stand for more accuracy.
 
     Raises:
         BudgetError: None is inside; the message gives the best value that can be reached for each bound.
@@ -47,9 +47,10 @@ def choose(results: Sequence[Result], budget: Budget) -> Result:
     if not inside:
         raise BudgetError(out_of_reach(results, budget))
     accuracy = budget.accuracy_bound()
-    good = [result for result in inside if accuracy and accuracy.met_by(result.accuracy or 0.0)]
-    if good and not budget.cost_bounds():
-        return best(good, primary_cost(budget))
+    for share in (spare, 0.0):
+        good = [result for result in inside if accuracy and accuracy.met_by((result.accuracy or 0.0) - share)]
+        if good and not budget.cost_bounds():
+            return best(good, primary_cost(budget))
     return max(inside, key=lambda result: (result.accuracy or 0.0, _size_first(result, budget)))
 
 

@@ -12,6 +12,7 @@ from tests.scaling.spread import learning
 GOLDEN = sorted((root() / "hsvit").glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_processes_learn_like_one(processes):
     processes.run(2, learning.steps)
 
@@ -30,6 +31,7 @@ def test_golden_vectors_in_every_placement(processes, size):
     processes.run(size, learning.golden, *GOLDEN)
 
 
+@pytest.mark.slow
 def test_groups_vote_alike_and_drop_apart(processes):
     processes.run(2, learning.votes)
     processes.run(2, learning.tokens_apart)

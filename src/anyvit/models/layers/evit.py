@@ -117,7 +117,7 @@ class EViT:
 
 
 def _left(x: Tensor, prefix: int, order: Tensor, stay: int, weights: Tensor | None) -> Tensor:
-    """What is left of `x` (B, P + n, D): the first `stay` patches of `order`, and the sum of the others by `weights`."""
+    """The first `stay` patches in `order` of `x` (B, P + n, D), and the sum of the others by `weights`; or not that."""
     if weights is None:
         return torch.cat((x[:, :prefix], rows(x, order[:, :stay] + prefix)), dim=1)
     patches = rows(x, order + prefix)

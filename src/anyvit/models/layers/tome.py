@@ -112,7 +112,11 @@ def _most_alike(metric: Tensor, some: slice | Tensor, others: slice | Tensor) ->
     """For each of `some` the highest cosine with one of `others`, and which one; a zero vector has a cosine of 0."""
     keys = metric.float()
     keys = keys / keys.norm(dim=-1, keepdim=True).clamp(min=1e-12)
-    return (keys[:, some] @ keys[:, others].transpose(1, 2)).max(dim=-1)
+    likeness = keys[:, some] @ keys[:, others].transpose(1, 2)
+    if torch.onnx.is_in_onnx_export():  # the maximum and its place would be two operators, four times as slow
+        highest, best = likeness.topk(1, dim=-1)
+        return highest[..., 0], best[..., 0]
+    return likeness.max(dim=-1)
 
 
 def _falling(scores: Tensor) -> Tensor:
