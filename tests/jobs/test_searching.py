@@ -11,6 +11,7 @@ from anyvit.costs.budget import Budget
 from anyvit.data import open_data
 from anyvit.deploy.bundle import Bundle
 from anyvit.errors import BudgetError
+from anyvit.jobs import searching
 from anyvit.jobs.offer import Offer
 from anyvit.jobs.run_folder import RunFolder
 from anyvit.jobs.searching import Search
@@ -67,6 +68,13 @@ def test_a_deadline_that_is_over_leaves_the_reference(finished, tmp_path, hasty)
     search = search_of(finished, tmp_path / "run", deadline=time.monotonic() - 1)
     search.find(())
     assert [result.id for result in search.kept] == ["full-torch"]
+
+
+def test_a_runtime_that_is_asked_for_is_kept_though_it_gains_nothing(finished, tmp_path, hasty, monkeypatch):
+    monkeypatch.setattr(searching, "losers", lambda results, cost: {result.id: "slower" for result in results[1:]})
+    search = search_of(finished, tmp_path / "run", levers="none", backends="onnxruntime")
+    search.find(())
+    assert {result.plain.backend.name for result in search.kept} == {"onnxruntime"}
 
 
 @pytest.mark.slow

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import timm
+import torch
 from safetensors.torch import save_file
 
 import anyvit
@@ -86,3 +88,14 @@ def test_a_budget_out_of_reach_is_said_early(finished, tmp_path):
     with pytest.raises(BudgetError, match="params<=1k"):
         anyvit.shrink(str(finished.folder), data="digits", budget="params<=1k", levers="heads", out=str(tmp_path / "o"))
     assert not (tmp_path / "o").exists()
+
+
+def test_a_plain_vit_becomes_elastic_first_and_answers_as_before(tmp_path, photos, hasty):
+    model = timm.create_model("test_vit", num_classes=2).eval()
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    arguments = {"levers": "heads", "backends": "torch", "weights": str(tmp_path / "w.safetensors")}
+    bundle = anyvit.shrink("test_vit", data=str(photos), budget="params<=1M", **arguments, out=str(tmp_path / "out"))
+    images = torch.randn(2, 3, bundle.preprocessing.image_size, bundle.preprocessing.image_size)
+    full = next(result for result in bundle.results if result.id == "full-torch")
+    torch.testing.assert_close(bundle.runner(full)(images), model(images).softmax(1), rtol=0, atol=1e-5)
+    assert any(result.plain.active for result in bundle.results)

@@ -136,7 +136,9 @@ class Search:
         self.progress(Event("search", f"{len(final)} of {len(results)} measured candidates, measured together"))
         together = self.trials.together([result.plain for result in final])
         lost = {**lost, **losers(together, cost)}
-        self.kept = self._scored([r for r in together if r.id not in lost and self._is_offered(r)])
+        gains = [result for result in together if result.id not in lost and self._is_offered(result)]
+        offered = [result for result in results if self._is_offered(result)]
+        self.kept = self._scored(gains or offered[:MOST] or together[:1])  # a runtime asked for need not be a gain
         self._found = self._findings(explorer, results, lost)
 
     def _seconds_left(self) -> float:
