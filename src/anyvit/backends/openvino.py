@@ -75,7 +75,7 @@ class OpenVinoRunner:
     def _compiled(self, size: int) -> Any:
         fixed = self.graph.clone()  # over the same weights
         fixed.reshape([size, *(axis.get_length() for axis in list(fixed.input().partial_shape)[1:])])
-        return _core().compile_model(fixed, "CPU", self._options).create_infer_request()
+        return core().compile_model(fixed, "CPU", self._options).create_infer_request()
 
 
 class OpenVino(GraphBackend):
@@ -104,10 +104,10 @@ class OpenVino(GraphBackend):
     def load(self, model: nn.Module, setting: Setting, folder: Path) -> Runner:
         precision, threads = precision_of(self.name, setting, self.precisions), setting.get("threads", 1)
         with self._building(model):
-            return OpenVinoRunner(_core().read_model(folder / FILE), _hint(precision), threads)
+            return OpenVinoRunner(core().read_model(folder / FILE), _hint(precision), threads)
 
     def _build(self, graph: bytes, precision: str, threads: int, batch: int, images: np.ndarray) -> Runner:
-        read = _core().read_model(graph)
+        read = core().read_model(graph)
         if precision == INT8_STATIC:
             read = _quantized(read, images)
         for place, operation in enumerate(read.get_ordered_ops()):  # names are counted over the whole process
@@ -117,7 +117,12 @@ class OpenVino(GraphBackend):
 
 
 @cache
-def _core() -> Any:
+def core() -> Any:
+    """The one core of this process.
+
+    A core that goes gives the thread back the signal stack that was there before it. With several, which go in any
+    order, that one may be gone already, and the next signal that Python handles ends the process.
+    """
     import openvino  # slow to load, and only needed here
 
     return openvino.Core()
@@ -126,7 +131,7 @@ def _core() -> Any:
 def _hint(precision: str) -> str:
     """What OpenVINO computes in, where it is not in int8."""
     if precision == INT8_STATIC:
-        able = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         return "bf16" if "BF16" in able else "f32"
     return "bf16" if precision == BFLOAT16 else "f32"
 

@@ -10,6 +10,7 @@ preprocessing come from the model itself.
 # This file travels inside every exported model, and every export is verified through it.
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
@@ -65,13 +66,19 @@ def _open_onnx(path: str) -> tuple[Run, dict[str, str]]:
 
 
 def _open_openvino(path: str) -> tuple[Run, dict[str, str]]:
-    import openvino
-
-    model = openvino.Core().read_model(path)
+    model = _core().read_model(path)
     # on processors with bfloat16 or float16, OpenVINO would otherwise round to it
-    compiled = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = _core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     texts = {name: model.get_rt_info(["anyvit", name]).value for name in ("labels", "preprocessing")}
     return lambda images: compiled(images)[0], texts
+
+
+@functools.cache
+def _core() -> Any:
+    """One for all models: where several go in any order, OpenVINO leaves a stack for signals that is gone."""
+    import openvino
+
+    return openvino.Core()
 
 
 def _open_torch(path: str) -> tuple[Run, dict[str, str]]:

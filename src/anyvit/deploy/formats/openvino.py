@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from anyvit.backends.graph import onnx_program
+from anyvit.backends.openvino import core
 from anyvit.deploy.formats.format import Texts
 
 
@@ -19,7 +20,7 @@ class OpenVino:
     def write(self, model: nn.Module, example: Tensor, texts: Texts, target: Path) -> None:
         import openvino  # slow to load, and only needed here
 
-        graph = openvino.Core().read_model(onnx_program(model, example).model_proto.SerializeToString())
+        graph = core().read_model(onnx_program(model, example).model_proto.SerializeToString())
         for name, text in texts.by_name().items():
             graph.set_rt_info(text, ["anyvit", name])
         target.mkdir()
