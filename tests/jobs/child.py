@@ -12,11 +12,11 @@ import sys
 import torch
 
 from anyvit import cli
-from anyvit.jobs import plan, run_folder, steps
+from anyvit.jobs import plan, run_folder, searching, steps
 from tests.conftest import HASTY
 
 STEPS = {
-    "score": (steps, "score"),
+    "score": (searching, "answers_of"),
     "write": (steps, "write_bundle"),
     "report": (steps, "write_report"),
     "finish": (run_folder, "remove_checkpoints"),
@@ -29,7 +29,7 @@ def die(*_: object, **__: object) -> None:
 
 def run(words: list[str]) -> int:
     torch.set_num_threads(1)
-    plan.GLANCE = plan.RANKING = HASTY
+    plan.GLANCE = plan.RANKING = searching.RANKING = HASTY
     if words[0].startswith("kill at "):
         setattr(*STEPS[words.pop(0).removeprefix("kill at ")], die)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

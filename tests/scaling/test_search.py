@@ -78,7 +78,7 @@ def test_the_refusal_says_the_best_value_for_each_bound_missed():
     words = out_of_reach(ALL, Budget.parse("latency<=0.5ms, params<=10"))
     assert words.startswith(f"latency<=0.5ms (best: 1 ms with {SMALL.id}) cannot be met by any of 3 candidates.")
     assert "promised with 5% to spare" in words
-    assert words.endswith("or use --anyway to train all the same.")
+    assert words.endswith("or use --anyway to go on all the same.")
     with pytest.raises(BudgetError, match=r"^size<=20B \(best: 40 B with .*\) cannot be met by any of 3"):
         choose(ALL, Budget.parse("size<=20B"))
 

@@ -105,5 +105,5 @@ def out_of_reach(results: Sequence[Result], budget: Budget) -> str:
     margin = " Timings are promised with 5% to spare." if any(b.cost in TIMED for b in budget.cost_bounds()) else ""
     return (
         f"{', '.join(words)} cannot be met{together} by any of {len(results)} candidates.{margin} "
-        "Allow more, choose a smaller --model, or use --anyway to train all the same."
+        "Allow more, choose a smaller --model, or use --anyway to go on all the same."
     )
