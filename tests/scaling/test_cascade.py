@@ -126,11 +126,11 @@ def priced(small, large, labels, **more):
 
 
 def split_evenly(count=400):
-    """Of so many images the small candidate is right where it is sure, and the large one where that is not."""
+    """Of so many images the small candidate is right where it is sure, and the large one everywhere."""
     sure = np.arange(count) % 4 > 0
     labels = np.zeros(count, int)
     small = np.where(sure[:, None], [0.9, 0.1], [0.45, 0.55])
-    large = np.where(sure[:, None], [0.2, 0.8], [0.8, 0.2])
+    large = np.where(sure[:, None], [0.7, 0.3], [0.8, 0.2])
     return small, large, labels
 
 
@@ -259,3 +259,10 @@ def test_parameters_of_nested_parts_count_once_and_figures_are_taken_anew():
     assert again.costs == {"latency": 3.0, "latency_expected": 2.0, "params": params}
     assert (again.accuracy, again.escalated, again.unstable) == (0.75, 0.5, True)
     assert anew(Result(large, {}, 0.5), new, workshop.shape) == Result(large, new[large.id].costs, 0.5, unstable=True)
+
+
+def test_a_slower_candidate_that_is_less_accurate_makes_no_cascade():
+    small, large, labels = split_evenly()
+    results = priced(large, small, labels)
+    answers = {SMALL.id: large, LARGE.id: small}
+    assert cascades(results, answers, labels, Budget.parse("latency_expected<=9s"), lambda _: nn.Linear(2, 3)) == []

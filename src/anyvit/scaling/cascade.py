@@ -161,7 +161,8 @@ def cascades(
     marks = {id: Marks.of(answers, labels) for id, answers in probabilities.items()}
     found: list[Result] = []
     for small, large in permutations([result for result in results if result.id in marks], 2):
-        if small.costs["latency"] < large.costs["latency"]:
+        faster = small.costs["latency"] < large.costs["latency"]
+        if faster and (small.accuracy or 0.0) <= (large.accuracy or 0.0):  # otherwise chance alone would speak for it
             pair = _Pair(small, large, marks[small.id], marks[large.id])
             params = together(shape(small.plain), shape(large.plain))
             tried = (pair.result(threshold, held_out, params) for threshold in pair.thresholds(budget, calibration))
