@@ -203,7 +203,7 @@ def main() -> None:
         {
             "data": asked.data.rsplit("/", 1)[-1],
             "model": bundle.document["model"],
-            "trained": bundle.document["run"],
+            "trained": {**bundle.document["run"], "data": Path(asked.data).name},
             "candidates": len(trials.results),
             "failed": [why for _, why in trials.failures.values()],
             "reference": figures(reference),

@@ -11,6 +11,7 @@ from torch import nn
 from anyvit.models import create_model
 from anyvit.protocols import Setting
 from anyvit.scaling.shrink import LEVERS, lever_named
+from tests.models.conftest import shuffled
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 MORE: dict[str, list[Setting]] = {
@@ -23,14 +24,6 @@ MORE: dict[str, list[Setting]] = {
 def vit(**arguments) -> VisionTransformer:
     shape = {"img_size": 8, "patch_size": 2, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
     return VisionTransformer(**{**shape, **arguments})
-
-
-def shuffled(model: nn.Module) -> nn.Module:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
-    return model.eval()
 
 
 def names() -> Iterator[str]:

@@ -36,7 +36,7 @@ from anyvit.scaling.candidate import Candidate, Result, candidate_from_json
 from anyvit.scaling.cascade import assemble
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions
-from anyvit.scaling.search import PROMISE_MARGIN, TIMED, choose, closest, within
+from anyvit.scaling.search import TIMED, choose, closest, margin_of, within
 from anyvit.scaling.workshop import Workshop
 
 if TYPE_CHECKING:
@@ -274,19 +274,15 @@ class Bundle:
 
     def _miss(self, nearest: Result, bounds: Sequence[Bound]) -> str:
         figures = {**nearest.costs, "accuracy": nearest.accuracy or 0.0}
-        missed = [bound for bound in bounds if not bound.met_by(figures[bound.cost], _margin(bound))]
+        missed = [bound for bound in bounds if not bound.met_by(figures[bound.cost], margin_of(bound.cost))]
         words = [f"{bound} by {_excess(bound, figures[bound.cost])}" for bound in missed]
         spare = " (timings count with 5% to spare)" if any(bound.cost in TIMED for bound in missed) else ""
         by_how_much = f"the closest, {nearest.id}, misses {', '.join(words)}{spare}."
         return f"no candidate of {self.folder} meets the budget; {by_how_much}"
 
 
-def _margin(bound: Bound) -> float:
-    return PROMISE_MARGIN if bound.cost in TIMED else 1.0
-
-
 def _excess(bound: Bound, value: float) -> str:
-    share = abs(value * _margin(bound) / bound.value - 1)
+    share = abs(value * margin_of(bound.cost) / bound.value - 1)
     return f"{share:.1%} ({format_cost(bound.cost, value)})"
 
 

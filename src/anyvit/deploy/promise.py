@@ -24,7 +24,7 @@ from anyvit.scaling.candidate import Candidate, Result
 from anyvit.scaling.cascade import extremes
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import THROUGHPUT_BATCH, Conditions, time_calls
-from anyvit.scaling.search import PROMISE_MARGIN, TIMED
+from anyvit.scaling.search import TIMED, margin_of
 from anyvit.scaling.workshop import prepare
 
 PROCESSES = 3
@@ -63,7 +63,7 @@ def prove(bundle: Bundle, result: Result, bounds: Sequence[Bound], picture: Path
     for bound in bounds:
         rounds = again.get(bound.cost, [result.costs[bound.cost]])
         value = max(rounds) if bound.operator == "<=" else min(rounds)
-        met = bound.met_by(value, PROMISE_MARGIN if bound.cost in TIMED else 1.0)
+        met = bound.met_by(value, margin_of(bound.cost))
         share = {"escalated": result.escalated} if result.escalated and bound.cost == "latency_expected" else {}
         findings.append(finding_of(bound, value, met=met) | {"rounds": rounds} | share)
     return findings
