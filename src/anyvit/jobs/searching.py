@@ -10,6 +10,7 @@ import math
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anyvit.backends import backend_named
 from anyvit.costs.budget import Budget
 from anyvit.costs.device import this_device
 from anyvit.data import DataSet
@@ -28,7 +30,7 @@ from anyvit.jobs.offer import Offer
 from anyvit.jobs.plan import RANKING
 from anyvit.jobs.run_folder import TUNING, RunFolder
 from anyvit.jobs.tune import tune
-from anyvit.protocols import UNCHANGED, Event, Progress, Runner
+from anyvit.protocols import UNCHANGED, Event, Needs, Progress, Runner
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.cascade import cascades
 from anyvit.scaling.explore import Explorer
@@ -83,7 +85,6 @@ class Search:
         self.space = self.offer.space(self.model)
         self.conditions = Conditions(self.preprocessing.image_size, threads=self.offer.threads)
         self.workshop = Workshop(self.model, self.conditions.example(), self._calibration(), self.tuned)
-        self.trials = self._trials()
         self._answers: dict[str, np.ndarray] = {}
         self._labels = np.zeros(0, dtype=np.int64)
         self._found: dict[str, Any] = {}
@@ -225,10 +226,17 @@ class Search:
         return [_figures(None, itself), *map(_figures, able, others)]
 
     def _calibration(self) -> Tensor | None:
+        """Images for the levers and precisions that need some; none are read where none does."""
+        choices = zip((*self.space.levers, None), self.space.choices, strict=True)
+        needs = {(lever or backend_named(step.name)).needs(step.setting) for lever, steps in choices for step in steps}
+        if Needs.IMAGES not in needs:
+            return None
         batches = quick_images(self.dataset.splits["train"], self.preprocessing, CALIBRATION_IMAGES)
         return torch.cat([images for images, _ in batches]) if batches else None
 
-    def _trials(self) -> Trials:
+    @cached_property
+    def trials(self) -> Trials:
+        """What measures candidates; it reads its images when a search first asks for it."""
         name = f"measured-{this_device().fingerprint}"
         known = [Result.from_json(result) for result in self.run.recall(name) or ()]
         bound = {bound.cost for bound in self.budget.cost_bounds()}
