@@ -27,6 +27,14 @@ def ctrl_c():
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Timings that tests remember stay among them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANYVIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory):
     """Runs functions in several processes at once: `processes.run(4, function, *arguments)`."""
@@ -39,12 +47,13 @@ def processes(tmp_path_factory):
 @contextmanager
 def hurried():
     """A run that prices its candidates in a moment."""
-    from anyvit.jobs import plan, searching
+    from anyvit.jobs import briefing, plan, searching
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plan, "GLANCE", HASTY)
         patch.setattr(plan, "RANKING", HASTY)
         patch.setattr(searching, "RANKING", HASTY)
+        patch.setattr(briefing, "RANKING", HASTY)
         yield
 
 

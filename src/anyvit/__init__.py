@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anyvit.deploy.reference import load_reference as load_reference
     from anyvit.deploy.runtime import load as load
+    from anyvit.jobs.design import design as design
     from anyvit.jobs.doctor import doctor as doctor
     from anyvit.jobs.evaluate import evaluate as evaluate
     from anyvit.jobs.export import export as export
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "design": "anyvit.jobs.design",
     "doctor": "anyvit.jobs.doctor",
     "elastic": "anyvit.models.hydravit",
     "evaluate": "anyvit.jobs.evaluate",

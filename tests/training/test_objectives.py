@@ -7,14 +7,17 @@ from anyvit.errors import ModelError, SettingError
 from anyvit.models.layers.evit import evit
 from anyvit.training.objectives import OBJECTIVES, Distillation, KeepRateWarmUp
 from anyvit.training.objectives.classification import Classification, accuracy
+from anyvit.training.objectives.complexity_aware import ComplexityAware
 from anyvit.training.objectives.elastic import ElasticClassification
 from anyvit.training.objectives.sampler import HeadSampler
+from tests.training.test_complexity_aware import BANKS, supernet
 
 IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.softmax(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), 1)
 
 
 MADE = {
+    ComplexityAware: lambda model: (ComplexityAware(4, BANKS), supernet()),
     Distillation: lambda model: (Distillation(model), model.extract(2)),
     KeepRateWarmUp: lambda model: (KeepRateWarmUp(Classification(), 4, 0, 2), evit(model.extract(3), 0.5)),
 }

@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from anyvit.cli.design import design
 from anyvit.cli.doctor import doctor
 from anyvit.cli.evaluate import evaluate
 from anyvit.cli.export import export
@@ -29,7 +30,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (fit, shrink, predict, quickstart, evaluate, export, measure, list_command, doctor, spread, worker):
+for command in (
+    fit,
+    shrink,
+    design,
+    predict,
+    quickstart,
+    evaluate,
+    export,
+    measure,
+    list_command,
+    doctor,
+    spread,
+    worker,
+):
     app.command()(command)
 
 

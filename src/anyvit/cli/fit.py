@@ -22,7 +22,9 @@ Budget = Annotated[
     str | None, typer.Option(help="Bounds on costs and accuracy: 'latency<=50ms, size<=20MB, accuracy>=0.9'.")
 ]
 Out = Annotated[str | None, typer.Option(help="The folder of the bundle; the same folder resumes. [runs/NAME]")]
-Model = Annotated[str | None, typer.Option(help="Ours, or any plain ViT of timm. [chosen by images and budget]")]
+Model = Annotated[
+    str | None, typer.Option(help="Ours, timm's, a design's folder, or `auto`: designed first. [a preset]")
+]
 Weights = Annotated[str | None, typer.Option(help="Start from a file of weights, or from `pretrained`.")]
 Levers = Annotated[
     str, typer.Option(help="Ways to make the model smaller, separated by commas; `auto` (heads or groups), or `none`.")

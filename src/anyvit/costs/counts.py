@@ -39,7 +39,7 @@ def count_macs(model: nn.Module, image_size: int, in_chans: int = 3) -> int:
     image = torch.empty(1, in_chans, image_size, image_size, dtype=dtype, device="meta")
     try:
         with _CopyToMeta():
-            twin = copy.deepcopy(model).eval()
+            twin = copy.deepcopy(model).eval().requires_grad_(False)
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.inference_mode():
             twin(image)
     except Exception as error:

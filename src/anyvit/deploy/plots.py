@@ -27,10 +27,10 @@ INK, MUTED, GRID, ACCENT, BAD = "#010101", "#020202", "#030303", "#040404", "#05
 FAMILIES = ("#060606", "#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b")
 _NAMES = {INK: "ink", MUTED: "muted", GRID: "grid", ACCENT: "accent", BAD: "bad"}
 _NAMES |= {colour: f"family{index}" for index, colour in enumerate(FAMILIES)}
-_SIZE = (4.6, 3.3)  # inches; small, so that the type stays readable on a phone
-_SMALL = 9
-_STEPS = [1, 2, 2.5, 5, 10]  # between ticks
-_WIDE = 4  # from this ratio of the dearest to the cheapest on, the axis of costs is logarithmic
+SIZE = (4.6, 3.3)  # inches; small, so that the type stays readable on a phone
+SMALL = 9
+STEPS = [1, 2, 2.5, 5, 10]  # between ticks
+WIDE = 4  # from this ratio of the dearest to the cheapest on, the axis of costs is logarithmic
 
 # The marks of a search. A lever has a colour and a shape, a runtime a filling: nothing is told by colour alone.
 _MARKERS = ("s", "^", "D", "v", "p", "h")
@@ -48,8 +48,8 @@ _RING: dict[str, Any] = {"marker": "o", "fillstyle": "none", "color": INK, "mark
 def pareto_plot(results: Sequence[Result], front: Sequence[str], chosen: Result, cost: str, bound: Bound | None) -> str:
     """Accuracy in validation against a cost: every candidate, the front as a line, the chosen one, and the budget."""
     scored = [result for result in results if result.accuracy is not None]
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = _axes(figure.subplots(), xlabel=_COST_LABELS.get(cost, cost), ylabel="accuracy in validation")
+    figure = Figure(figsize=SIZE, layout="constrained")
+    axes = styled_axes(figure.subplots(), xlabel=COST_LABELS.get(cost, cost), ylabel="accuracy in validation")
     axes.scatter(*_points(scored, cost), s=26, color=MUTED, alpha=0.55, zorder=2)
     on_front = sorted((result for result in scored if result.id in front), key=lambda result: result.costs[cost])
     axes.plot(*_points(on_front, cost), color=ACCENT, linewidth=1.6, marker="o", markersize=4.5, zorder=3)
@@ -57,9 +57,9 @@ def pareto_plot(results: Sequence[Result], front: Sequence[str], chosen: Result,
         axes.scatter(*_points([chosen], cost), s=150, color=ACCENT, edgecolor=INK, linewidth=1.4, marker="*", zorder=5)
         _label_point(axes, chosen.id, chosen.costs[cost], chosen.accuracy, rising=cost != "throughput")
     if bound:
-        _budget_line(axes, bound)
+        budget_line(axes, bound)
     _graduate(axes, cost)
-    return _svg(figure, "pareto", f"Accuracy of {len(scored)} candidates against {cost}; {chosen.id} is chosen.")
+    return svg_of(figure, "pareto", f"Accuracy of {len(scored)} candidates against {cost}; {chosen.id} is chosen.")
 
 
 def search_plot(
@@ -79,10 +79,10 @@ def search_plot(
     """
     scored = [result for result in kept if result.accuracy is not None]
     looks = _Looks.of([*scored, *left])
-    figure = Figure(figsize=(_SIZE[0], _SIZE[1] + 0.55 + 0.1 * len(looks.families)), layout="constrained")
-    axes = _axes(figure.subplots(), xlabel=_COST_LABELS.get(cost, cost), ylabel="accuracy in validation")
+    figure = Figure(figsize=(SIZE[0], SIZE[1] + 0.55 + 0.1 * len(looks.families)), layout="constrained")
+    axes = styled_axes(figure.subplots(), xlabel=COST_LABELS.get(cost, cost), ylabel="accuracy in validation")
     costs = [result.costs[cost] for result in (*scored, *left)]
-    if costs and max(costs) > _WIDE * min(costs):
+    if costs and max(costs) > WIDE * min(costs):
         axes.set_xscale("log")
     for result in left:
         axes.plot(*_points([result], cost), **looks(result) | _FAINT, zorder=2)
@@ -94,13 +94,13 @@ def search_plot(
         axes.plot(*_points([chosen], cost), **_RING, markersize=13, zorder=5)
     for bound in budget.bounds:
         if bound.cost == cost:
-            _budget_line(axes, bound)
+            budget_line(axes, bound)
         elif bound.cost == "accuracy":
             _accuracy_line(axes, bound)
     _graduate(axes, cost)
     _legends(figure, looks, faint=bool(left))
     words = f"Accuracy of {len(scored)} candidates kept and {len(left)} left against {cost}; {chosen.id} is chosen."
-    return _svg(figure, "pareto", words)
+    return svg_of(figure, "pareto", words)
 
 
 def training_plot(history: Sequence[Mapping[str, float]]) -> str | None:
@@ -109,23 +109,23 @@ def training_plot(history: Sequence[Mapping[str, float]]) -> str | None:
     losses = _series(history, "loss")
     if not names and not losses[0]:
         return None
-    figure = Figure(figsize=_SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    _axes(upper, ylabel="accuracy in validation")
-    _axes(lower, xlabel="epoch", ylabel="loss")
+    styled_axes(upper, ylabel="accuracy in validation")
+    styled_axes(lower, xlabel="epoch", ylabel="loss")
     upper.tick_params(labelbottom=False)
     for index, name in enumerate(names):
         style = ("-", "--", ":")[index % 3]
         upper.plot(*_series(history, name), color=ACCENT, linestyle=style, label=name.removeprefix("accuracy/"))
     upper.yaxis.set_major_formatter(PercentFormatter(1.0))
-    lower.xaxis.set_major_locator(MaxNLocator(6, steps=_STEPS))
+    lower.xaxis.set_major_locator(MaxNLocator(6, steps=STEPS))
     if names:
-        upper.legend(loc="best", fontsize=_SMALL, frameon=False, labelcolor=INK)
+        upper.legend(loc="best", fontsize=SMALL, frameon=False, labelcolor=INK)
     lower.plot(*losses, color=MUTED)
-    return _svg(figure, "training", "Accuracy in validation and loss over the epochs of the training.")
+    return svg_of(figure, "training", "Accuracy in validation and loss over the epochs of the training.")
 
 
-_COST_LABELS = {
+COST_LABELS = {
     "latency": "latency of one image",
     "latency_p95": "latency, 95th percentile",
     "latency_expected": "expected latency of one image",
@@ -169,8 +169,8 @@ def _legends(figure: Figure, looks: _Looks, *, faint: bool) -> None:
         Line2D([], [], label=name, **_MARK | _FIXED[UNSHRUNK] | {"fillstyle": filling})
         for name, filling in looks.fillings.items()
     ]
-    style: dict[str, Any] = {"alignment": "left", "fontsize": _SMALL, "frameon": False, "labelcolor": INK}
-    style |= {"title_fontproperties": {"size": _SMALL}, "handletextpad": 0.2, "columnspacing": 1}
+    style: dict[str, Any] = {"alignment": "left", "fontsize": SMALL, "frameon": False, "labelcolor": INK}
+    style |= {"title_fontproperties": {"size": SMALL}, "handletextpad": 0.2, "columnspacing": 1}
     for legend in (
         figure.legend(handles=shapes, title="made with", loc="outside lower left", ncols=2, **style),
         figure.legend(handles=fillings, title="runtime", loc="outside lower right", **style),
@@ -185,10 +185,10 @@ def _graduate(axes: Axes, cost: str) -> None:
     axes.margins(0.09, 0.12)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: format_cost(cost, value)))
     logarithmic = axes.get_xscale() == "log"
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if logarithmic else MaxNLocator(5, steps=_STEPS))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if logarithmic else MaxNLocator(5, steps=STEPS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
 
 
 def _points(results: Sequence[Result], cost: str) -> tuple[list[float], list[float]]:
@@ -211,7 +211,7 @@ def _label_point(axes: Axes, text: str, x: float, y: float, *, rising: bool) -> 
         textcoords="offset points",
         ha="left" if rightwards else "right",
         va="bottom" if upwards else "top",
-        fontsize=_SMALL + 1,
+        fontsize=SMALL + 1,
         fontweight="bold",
         color=INK,
         zorder=6,
@@ -220,7 +220,7 @@ def _label_point(axes: Axes, text: str, x: float, y: float, *, rising: bool) -> 
     label.set_gid("chosen")  # the page gives it a halo
 
 
-def _budget_line(axes: Axes, bound: Bound) -> None:
+def budget_line(axes: Axes, bound: Bound) -> None:
     """The bound as a line with the forbidden side shaded; where it is far off, only its direction."""
     axes.get_xlim()  # has the axes look at what was drawn
     shares = axes.transScale + axes.transLimits  # where a value is between the left end, 0, and the right one, 1
@@ -233,7 +233,7 @@ def _budget_line(axes: Axes, bound: Bound) -> None:
         outside = "right" if place > 1 else "left"
         text = f"{bound} →" if outside == "right" else f"← {bound}"
         at = 0.98 if outside == "right" else 0.02
-        axes.text(at, 0.03, text, transform=axes.transAxes, ha=outside, color=BAD, fontsize=_SMALL, parse_math=False)
+        axes.text(at, 0.03, text, transform=axes.transAxes, ha=outside, color=BAD, fontsize=SMALL, parse_math=False)
         return
     axes.axvline(bound.value, color=BAD, linestyle=(0, (4, 3)), linewidth=1.4, zorder=1)
     low, high = min(0.0, place), max(1.0, place)
@@ -251,7 +251,7 @@ def _budget_line(axes: Axes, bound: Bound) -> None:
         textcoords="offset points",
         ha=inner,
         color=BAD,
-        fontsize=_SMALL,
+        fontsize=SMALL,
         parse_math=False,
     )
 
@@ -269,16 +269,17 @@ def _accuracy_line(axes: Axes, bound: Bound) -> None:
             textcoords="offset points",
             ha="right",
             color=BAD,
-            fontsize=_SMALL,
+            fontsize=SMALL,
             parse_math=False,
         )
 
 
-def _axes(axes: Axes, xlabel: str = "", ylabel: str = "") -> Axes:
+def styled_axes(axes: Axes, xlabel: str = "", ylabel: str = "") -> Axes:
+    """`axes` in the style of a page, with labels."""
     axes.patch.set_visible(False)
-    axes.set_xlabel(xlabel, color=MUTED, fontsize=_SMALL + 1)
-    axes.set_ylabel(ylabel, color=MUTED, fontsize=_SMALL + 1)
-    axes.tick_params(colors=MUTED, labelsize=_SMALL, length=0)
+    axes.set_xlabel(xlabel, color=MUTED, fontsize=SMALL + 1)
+    axes.set_ylabel(ylabel, color=MUTED, fontsize=SMALL + 1)
+    axes.tick_params(colors=MUTED, labelsize=SMALL, length=0)
     axes.grid(color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     for side, spine in axes.spines.items():
@@ -287,7 +288,7 @@ def _axes(axes: Axes, xlabel: str = "", ylabel: str = "") -> Axes:
     return axes
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def svg_of(figure: Figure, name: str, description: str) -> str:
     """The figure as an SVG element that fills the width it is given."""
     figure.patch.set_visible(False)
     file = io.StringIO()

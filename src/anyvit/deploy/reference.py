@@ -14,16 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anyvit.errors import BundleError, SettingError, unknown
-from anyvit.models import evit, hsvit, hydravit, repavit
+from anyvit.models import asvit, elasticvit_super, evit, hsvit, hydravit, repavit, vit_resnas
 from anyvit.training.checkpoint import load_tensors
 
 Weights = Mapping[str, Tensor]
 
 FAMILIES: Mapping[str, Callable[[Weights, Mapping[str, Any] | None], nn.Module]] = {
+    "asvit": asvit.from_reference,
+    "elasticvit": elasticvit_super.from_reference,
     "evit": evit.from_reference,
     "hsvit": hsvit.from_reference,
     "hydravit": hydravit.from_reference,
     "repavit": repavit.from_reference,
+    "vitresnas": vit_resnas.from_reference,
 }
 """By the system's name, what builds its model from clean weights and the reference's own words."""
 

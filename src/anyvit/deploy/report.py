@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,12 @@ def write_report(bundle: Bundle, samples: Sequence[Sample] = ()) -> Path:
     Returns:
         The file.
     """
+    write_page(bundle.folder / REPORT, "report.html.j2", _content(bundle, samples))
+    return bundle.folder / REPORT
+
+
+def write_page(file: Path, template: str, content: Mapping[str, Any]) -> None:
+    """Write a page that needs nothing but itself, from one of the templates."""
     environment = Environment(
         loader=PackageLoader("anyvit.deploy"),
         autoescape=True,
@@ -98,9 +104,7 @@ def write_report(bundle: Bundle, samples: Sequence[Sample] = ()) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {"cost": _cost, "share": _share, "times": _times, "points": _points}
-    page = environment.get_template("report.html.j2").render(_content(bundle, samples))
-    write_text(bundle.folder / REPORT, page)
-    return bundle.folder / REPORT
+    write_text(file, environment.get_template(template).render(content))
 
 
 def _content(bundle: Bundle, samples: Sequence[Sample]) -> dict[str, Any]:

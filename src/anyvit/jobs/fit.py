@@ -22,6 +22,7 @@ from anyvit.data import DataSet
 from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.reference import load_weights
 from anyvit.errors import BudgetError, ModelError, SettingError
+from anyvit.jobs.automatic import AUTO, plan_designed
 from anyvit.jobs.document import Author, command_line
 from anyvit.jobs.draft import Draft
 from anyvit.jobs.plan import Plan
@@ -71,7 +72,8 @@ def fit(
         data: A folder per class, parquet files, a CSV of path,label, `digits`, or a torchvision data set by name.
         budget: Bounds on costs and accuracy, `latency<=50ms, size<=20MB, accuracy>=0.9`. None: the most accurate.
         out: The folder of the bundle, `runs/NAME` by default. The same folder and arguments resume.
-        model: One of ours, or any plain ViT of timm. None: chosen by the images and the budget.
+        model: One of ours, any plain ViT of timm, a folder that `design` wrote, or `auto`: designed for the budget
+            first, in 15 % of the time, ten minutes at most. None: a preset, chosen by the images and the budget.
         weights: A file of weights to start from, or `pretrained`. It needs `model`.
         levers: Ways to make the model smaller, separated by commas; `auto` is heads or groups, or `none`. With those
             that need no training (tokens, prune) the trained model is searched as `shrink` does.
@@ -110,7 +112,7 @@ def fit(
             document = agreed(lambda: dict(Bundle.load(folder).document))
         else:
             dataset = opened(data, seed, progress)
-            plan = agreed(lambda: _planned(run, dataset, arguments, progress))
+            plan = agreed(lambda: _planned(run, dataset, arguments, deadline, progress))
             author = Author(folder, arguments, dataset, Plan.from_json(plan))
             training = _trained(author, run, layout, deadline, progress)
             document = agreed(
@@ -134,7 +136,7 @@ def _folder_of(out: Path, arguments: Mapping[str, Any]) -> RunFolder:
 
 def _check(arguments: Mapping[str, Any]) -> Layout | None:
     weights, epochs, seed, threads = (arguments[name] for name in ("weights", "epochs", "seed", "threads"))
-    if weights and not arguments["model"]:
+    if weights and arguments["model"] in (None, AUTO):
         raise SettingError(f"weights {weights!r} belong to a model: name it with --model.")
     if epochs is not None and not 0 < epochs < math.inf:
         raise SettingError(f"epochs must be above 0, not {epochs:g}.")
@@ -160,10 +162,19 @@ def _check_spread(model: str | None, layout: Layout) -> None:
     deal(network.num_groups, layout.columns(count()))
 
 
-def _planned(run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], progress: Progress) -> Any:
+def _planned(
+    run: RunFolder, dataset: DataSet, arguments: Mapping[str, Any], deadline: float | None, progress: Progress
+) -> Any:
     """The plan, as JSON."""
     planner = planner_for(arguments, dataset, run, progress)
-    decide = partial(planner.plan, arguments["model"], anyway=arguments["anyway"])
+
+    def decide() -> Plan:
+        if arguments["model"] != AUTO:
+            return planner.plan(arguments["model"], anyway=arguments["anyway"])
+        seconds = None if deadline is None else deadline - clock.monotonic()
+        asked = {name: arguments[name] for name in ("threads", "seed", "anyway")}
+        return plan_designed(planner, dataset, run, progress, seconds=seconds, **asked)
+
     return run.remember(f"plan-{this_device().fingerprint}", lambda: decide().to_json())
 
 

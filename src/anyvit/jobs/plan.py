@@ -13,6 +13,7 @@ from timm.data import resolve_model_data_config
 from anyvit.costs.budget import Budget
 from anyvit.data import DataSet
 from anyvit.data.preprocessing import Preprocessing
+from anyvit.deploy.designed import DESIGN, Design
 from anyvit.deploy.promise import untrained_memory, whole_call
 from anyvit.errors import BudgetError
 from anyvit.jobs.offer import EAGER, Offer
@@ -85,7 +86,7 @@ class Planner:
     progress: Progress
 
     def plan(self, model: str | None, *, anyway: bool = False) -> Plan:
-        """The plan for `model`, or for the preset that suits the images and the budget.
+        """The plan for `model`, a name or a folder that `design` wrote, or for the preset that suits images and budget.
 
         Raises:
             BudgetError: A bound on a cost is out of reach, and `anyway` is off.
@@ -156,13 +157,18 @@ class Planner:
 
     def form(self, model: str) -> Form:
         """`model` for the classes of the images, which have three channels, in the form that the levers train."""
-        arguments = {"num_classes": len(self.dataset.classes)}
+        designed = Design.load(model).form if (Path(model) / DESIGN).is_file() else Form(model)
+        return self.trainable(designed)
+
+    def trainable(self, untrained: Form) -> Form:
+        """The same of a form without levers."""
+        arguments = {**untrained.arguments, "num_classes": len(self.dataset.classes)}
         with torch.device("meta"):
-            network = create_model(model, **arguments)
+            network = create_model(untrained.name, **arguments)
         if resolve_model_data_config(network)["input_size"][0] != 3:
             arguments["in_chans"] = 3
         levers = () if self.offer.trained else self.offer.levers_for(network)
-        return Form(model, arguments, tuple(Step(lever.name) for lever in levers))
+        return Form(untrained.name, arguments, tuple(Step(lever.name) for lever in levers))
 
     def _conditions(self, network: nn.Module) -> Conditions:
         return Conditions(preprocessing_of(network).image_size, threads=self.offer.threads)

@@ -16,8 +16,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from anyvit.deploy.bundle import DOCUMENT, Bundle
-from anyvit.errors import AnyViTError, Interrupted, SettingError
+from anyvit.deploy.document import DOCUMENT, REMEDY
+from anyvit.errors import AnyViTError, BundleError, Interrupted, SettingError
 from anyvit.files import write_text
 from anyvit.training.checkpoint import remove_checkpoints
 
@@ -26,7 +26,7 @@ TUNING = "tuning"
 
 
 class RunFolder(AbstractContextManager["RunFolder"]):
-    """Opens or resumes a run in the folder `out`, for this process alone.
+    """Opens or resumes a run in the folder `out`, for this process alone. It ends with `document` in there.
 
     A run that ends before anything was decided, or is refused before it has trained, leaves nothing behind.
 
@@ -34,8 +34,9 @@ class RunFolder(AbstractContextManager["RunFolder"]):
         SettingError: Another process works in `out`, or `out` is or holds something else.
     """
 
-    def __init__(self, out: Path, arguments: Mapping[str, Any]) -> None:
+    def __init__(self, out: Path, arguments: Mapping[str, Any], document: str = DOCUMENT) -> None:
         self.out = out
+        self.document = out / document
         self.path = out / "run"
         if out.is_file():
             raise SettingError(f"{out} is a file. Choose another --out.")
@@ -67,9 +68,12 @@ class RunFolder(AbstractContextManager["RunFolder"]):
     @property
     def finished(self) -> bool:
         """Has the run ended, with a whole bundle and its report? What it has decided is removed last of all."""
-        if self._decided() or not (self.out / DOCUMENT).exists():
+        if self._decided() or not self.document.exists():
             return False
-        return bool(Bundle.load(self.out).document["finished"])
+        try:
+            return bool(json.loads(self.document.read_text())["finished"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{self.document} is damaged ({error}). {REMEDY}") from error
 
     def remember(self, name: str, make: Callable[[], Any]) -> Any:
         """The JSON value kept under `name`; made and kept now where there is none."""
@@ -120,8 +124,7 @@ class FollowedFolder(RunFolder):
     """The folder of a run in a process that follows the first one, which decides and writes: nothing is kept here."""
 
     def __init__(self, out: Path) -> None:
-        self.out = out
-        self.path = out / "run"
+        self.out, self.path, self.document = out, out / "run", out / DOCUMENT
 
     def finish(self) -> None:
         pass

@@ -10,7 +10,7 @@ import timm
 from torch import nn
 
 from anyvit.errors import ModelError
-from anyvit.models import hsvit, repavit, shaped
+from anyvit.models import asvit, elasticvit, elasticvit_super, hsvit, repavit, shaped, vit_resnas, vit_resnas_super
 from anyvit.models.contract import is_plain_vit, share, why_not_plain
 from anyvit.models.hsvit import HSViT
 from anyvit.models.hydravit import PRESETS, HydraViT, Preset, elastic
@@ -32,6 +32,11 @@ VARIANTS: Mapping[str, str] = {
     **{name: preset.summary for name, preset in PRESETS.items()},
     **{name: variant.summary for name, variant in hsvit.VARIANTS.items()},
     **{name: variant.summary for name, variant in repavit.VARIANTS.items()},
+    **{name: variant.summary for name, variant in asvit.VARIANTS.items()},
+    **elasticvit.VARIANTS,
+    **elasticvit_super.VARIANTS,
+    **{name: variant.summary for name, variant in vit_resnas.VARIANTS.items()},
+    **vit_resnas_super.VARIANTS,
     shaped.SHAPED: shaped.SUMMARY,
 }
 """Our models by name, a line each."""

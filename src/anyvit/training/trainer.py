@@ -39,7 +39,7 @@ from anyvit.protocols import Progress, silent
 from anyvit.training.checkpoint import LAST, read_checkpoint, recall, system_errors_named, write_checkpoint
 from anyvit.training.execution import Execution, Precision, choose_execution
 from anyvit.training.interruption import CtrlC
-from anyvit.training.objectives import Objective
+from anyvit.training.objectives import Objective, Remembering
 from anyvit.training.parallel import Alone, Parallelize, Spread, names_in_order
 from anyvit.training.ranks import agreed, count, most, rank, shared
 from anyvit.training.recipes import Recipe
@@ -308,6 +308,14 @@ class _Learner(L.LightningModule):
         step = self.global_step
         super().optimizer_step(*args, **kwargs)
         self.ema.update(self.model, step=step + 1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if isinstance(self.objective, Remembering):
+            checkpoint["objective"] = self.objective.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if isinstance(self.objective, Remembering):
+            self.objective.load_state_dict(checkpoint["objective"])
 
     def _diverged(self, what: str) -> SettingError:
         return SettingError(

@@ -56,7 +56,7 @@ class ShortTraining:
         epochs: How often each image is seen.
         seeds: Each is a training; the accuracy is their mean.
         images: Validation images, at most.
-        recipe: How; None: by the size of the images.
+        recipe: How; None: by the size of the data's images, whatever a shape sees of them.
         progress: Told how far a training is.
     """
 
@@ -103,7 +103,7 @@ class ShortTraining:
             model,
             self.dataset,
             objective=Classification(),
-            recipe=self.recipe or RECIPES[recipe_for(spec.image_size, trained=False)],
+            recipe=self.recipe or RECIPES[recipe_for(self.dataset.image_size, trained=False)],
             preprocessing=preprocessing,
             folder=folder,
             epochs=self.epochs,

@@ -125,6 +125,7 @@ def evolve(
     known: Iterable[Arch] = (),
     evolution: Evolution[Arch] | None = None,
     kept: Callable[[Evolution[Arch]], None] = lambda evolution: None,
+    stop: Callable[[], bool] = lambda: False,
     progress: Progress = silent,
 ) -> Evolution[Arch]:
     """Search the subnetworks inside a band for the one that scores highest: constrained evolution.
@@ -137,7 +138,8 @@ def evolve(
         seed: The choice of parents follows from it.
         known: Subnetworks to start with, where they are inside the band.
         evolution: What an interrupted search had scored; it goes on from its last whole generation.
-        kept: Called after the start and each generation with all that is known, to be written.
+        kept: Called after each score with all that is known, to be written.
+        stop: Asked before each score but the first: the search then ends with what it has.
         progress: Told how far it is.
 
     Raises:
@@ -156,9 +158,13 @@ def evolve(
         for place, arch in enumerate(new):
             done = (generation + place / len(new)) / (plan.generations + 1)
             progress(Event("search", f"generation {generation}", done))
-            evolution.scores.setdefault(arch, _checked(score(arch), arch))
+            if arch in evolution.scores:
+                continue
+            if evolution.scores and stop():
+                return evolution
+            evolution.scores[arch] = _checked(score(arch), arch)
+            kept(evolution)
         evolution.best_by_generation.append(max(evolution.scores.values()))
-        kept(evolution)
     return evolution
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
 from anyvit.training.objectives.classification import Classification
+from anyvit.training.objectives.complexity_aware import ComplexityAware
 from anyvit.training.objectives.distillation import Distillation
 from anyvit.training.objectives.elastic import ElasticClassification
 from anyvit.training.objectives.keep_rate import KeepRateWarmUp
+from anyvit.training.objectives.multi_architecture import MultiArchitecture
+from anyvit.training.objectives.progressive_tokens import ProgressiveTokens
+from anyvit.training.objectives.token_mixup import TokenMixup
 
 
 class Objective(Protocol):
@@ -30,11 +34,24 @@ class Objective(Protocol):
         """
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """An objective that its steps change: what they leave in it lies in the checkpoints, as plain data."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
 OBJECTIVES: Mapping[str, type[Objective]] = {
     Classification.name: Classification,
+    ComplexityAware.name: ComplexityAware,
     ElasticClassification.name: ElasticClassification,
     Distillation.name: Distillation,
     KeepRateWarmUp.name: KeepRateWarmUp,
+    MultiArchitecture.name: MultiArchitecture,
+    ProgressiveTokens.name: ProgressiveTokens,
+    TokenMixup.name: TokenMixup,
 }
 
 

@@ -7,18 +7,15 @@ Differs: `timm.task.LogitDistillationTask` has the same loss, and a test holds o
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anyvit.errors import SettingError
-from anyvit.models import share
 from anyvit.training.objectives.classification import accuracy
+from anyvit.training.objectives.teacher import Teacher
 
 
 @dataclass(frozen=True)
@@ -40,38 +37,20 @@ class Distillation:
     hard: float = 0.5
     temperature: float = 2.0
     weights: str = field(init=False)  # of the teacher, so that a run is not resumed with another
-    _at: dict[torch.device, nn.Module] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _answers: Teacher = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0 <= self.hard <= 1:
             raise SettingError(f"hard, the share of the labels in the loss, must be from 0 to 1: got {self.hard}.")
         if not self.temperature > 0:
             raise SettingError(f"temperature must be above 0: got {self.temperature}.")
-        object.__setattr__(self, "weights", _digest(self.teacher))
+        object.__setattr__(self, "_answers", Teacher(self.teacher))
+        object.__setattr__(self, "weights", self._answers.weights)
 
     def loss(self, model: nn.Module, images: Tensor, targets: Tensor, *, step: int) -> tuple[Tensor, dict[str, float]]:
         logits = model(images)
-        with torch.no_grad():
-            answers = self._teacher_at(images.device)(images)
         learned = F.log_softmax(logits / self.temperature, dim=1)
-        taught = F.log_softmax(answers / self.temperature, dim=1)
+        taught = F.log_softmax(self._answers(images) / self.temperature, dim=1)
         soft = F.kl_div(learned, taught, reduction="batchmean", log_target=True) * self.temperature**2
         loss = self.hard * F.cross_entropy(logits, targets) + (1 - self.hard) * soft
         return loss, {"accuracy": accuracy(logits, targets), "distance": soft.item()}
-
-    def _teacher_at(self, device: torch.device) -> nn.Module:
-        """The teacher where the images are: over its own weights, or a copy of them on another device."""
-        if device not in self._at:
-            own = share(self.teacher).eval()
-            here = all(parameter.device == device for parameter in own.parameters())
-            self._at[device] = own if here else copy.deepcopy(own).to(device)
-        return self._at[device]
-
-
-def _digest(model: nn.Module) -> str:
-    """Twelve hexadecimal digits over the names and values of a model's state."""
-    content = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        content.update(name.encode())
-        content.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return content.hexdigest()[:12]
