@@ -80,7 +80,9 @@ def test_our_names_never_hide_timms():
         name for name in timm.list_models() if timm.models.model_entrypoint(name).__module__.startswith("anyvit.")
     ]
     assert all(
-        name.startswith(("hydravit_", "hsvit_", "repavit_", "repaswin_", "asvit", "elasticvit", "vit_resnas"))
+        name.startswith(
+            ("hydravit_", "hsvit_", "repavit_", "repaswin_", "asvit", "elasticvit", "vit_resnas", "shaped_")
+        )
         for name in others
     )
 

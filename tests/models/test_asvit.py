@@ -129,12 +129,10 @@ def test_timms_contract():
     features = timm.create_model("asvit", topology=TINY, image_size=32, features_only=True, out_indices=(1, 2))
     assert [f.shape[1] for f in features(images())] == [32, 64]
     groups = group_parameters(model, model.group_matcher())
-    assert [min(groups[place]) for place in range(3)] == [
-        "patch_embed.norm.bias",
-        "layers.0.blocks.0.attn.proj.bias",
-        "layers.0.downsample.norm.bias",
-    ]
-    assert len(group_parameters(model, model.group_matcher(coarse=True))) == 7  # stem, four stages, norm, classifier
+    first = ["patch_embed.norm.bias", *(f"layers.{stage}.blocks.0.attn.proj.bias" for stage in range(4))]
+    assert [min(groups[place]) for place in range(5)] == first
+    assert "layers.0.downsample.norm.weight" in groups[1]
+    assert len(group_parameters(model, model.group_matcher(coarse=True))) == 5  # stem and four stages
 
 
 def test_tokens_grow_coarser_and_back():

@@ -31,11 +31,11 @@ def test_without_a_clip_value_and_gradient_are_those_of_the_definition(alpha):
 def test_the_larger_of_two_is_learned():
     left, right = (alpha_divergence(LOGITS, TARGET, alpha) for alpha in (-1.0, 1.0))
     larger = [a_term if a > b else b_term for a, a_term, b, b_term in zip(*left, *right, strict=True)]
-    assert {a > b for a, b in zip(left[0], right[0], strict=True)} == {True, False}
+    assert 0 < (left[0] > right[0]).sum() < len(LOGITS)
     torch.testing.assert_close(adaptive_divergence(LOGITS, TARGET), torch.stack(larger).mean())
 
 
-@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0])
+@pytest.mark.parametrize("alpha", [-1.0, 0.5, 1.0])
 def test_a_sure_and_wrong_pupil(alpha):
     logits = torch.tensor([[200.0, 0.0, -200.0]], requires_grad=True)
     _, term = alpha_divergence(logits, torch.tensor([[0.0, 1e-30, 1.0]]), alpha)

@@ -162,6 +162,7 @@ def test_scores_are_renewed_and_stay_inside():
     assert sum(map(len, objective.state_dict()["memories"])) <= 3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_as_an_uninterrupted_one(data, preprocessing, tmp_path):
     recipe = dataclasses.replace(RECIPES["scratch-tiny"], batch_size=24)
 

@@ -1,21 +1,26 @@
 """Coarse tokens first: the schedule, that nothing else changes, and that a training with it resumes."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import nn
 
-from anyvit.errors import ModelError, SettingError
+from anyvit.data.preprocessing import Preprocessing
+from anyvit.errors import Interrupted, ModelError, SettingError
 from anyvit.models.asvit import AsViT
 from anyvit.training.objectives import Classification, ProgressiveTokens
+from anyvit.training.recipes import RECIPES
+from anyvit.training.trainer import train
 
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.softmax(torch.randn(3, 5, generator=torch.Generator().manual_seed(1)), 1)
+TARGETS = torch.softmax(torch.randn(3, 4, generator=torch.Generator().manual_seed(1)), 1)
 SCHEDULE = ((0, 4), (2, 2), (3, 1))
 
 
 def asvit():
     torch.manual_seed(0)
-    return AsViT(topology="4,2,2|2,1,2|2,1,2|2,1,2|16,16", img_size=32, num_classes=5).train()
+    return AsViT(topology="4,2,2|2,1,2|2,1,2|2,1,2|16,16", img_size=32, num_classes=4).train()
 
 
 class Watching(Classification):
@@ -47,6 +52,35 @@ def test_a_change_of_tokens_keeps_weights_and_optimizer():
         moments.append({id(p): optimizer.state[p]["exp_avg"].data_ptr() for p in model.parameters()})
         assert model.token_factor == 1
     assert all(each == moments[0] for each in moments)
+
+
+@pytest.mark.slow
+def test_a_resumed_run_ends_as_an_uninterrupted_one(data, tmp_path):
+    class Stopping(Classification):
+        def loss(self, model, images, targets, *, step):
+            if step == 6:
+                raise Interrupted("stop")
+            return super().loss(model, images, targets, step=step)
+
+        def __repr__(self):
+            return repr(Classification())
+
+    recipe = dataclasses.replace(RECIPES["scratch-tiny"], batch_size=16)
+
+    def run(objective, folder):
+        coarse = ProgressiveTokens(objective, steps_per_epoch=4, schedule=((0, 4), (1, 2), (2, 1)))
+        return train(
+            asvit(), data, objective=coarse, recipe=recipe, preprocessing=Preprocessing(32), folder=folder,
+            epochs=3, workers=0, validate=lambda model, step: {"factor": model.token_factor},
+        )  # fmt: skip
+
+    whole = run(Classification(), tmp_path / "whole")
+    with pytest.raises(Interrupted, match="stopped after"):
+        run(Stopping(), tmp_path / "parts")
+    parts = run(Classification(), tmp_path / "parts")
+    assert parts.steps == whole.steps == 12
+    assert {entry["factor"] for entry in whole.history} == {1}
+    torch.testing.assert_close(parts.model.state_dict(), whole.model.state_dict(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("schedule", [(), ((1, 2), (2, 1)), ((0, 3), (2, 1)), ((0, 2), (0, 1)), ((0, 2),)])

@@ -14,6 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+
 import anyvit
 from anyvit.backends import backend_named
 from anyvit.costs.budget import Budget
@@ -22,7 +24,7 @@ from anyvit.deploy.design_report import write_design_report
 from anyvit.deploy.designed import DESIGN, SCHEMA, Design
 from anyvit.deploy.promise import prove_untrained
 from anyvit.errors import BudgetError, SettingError, unknown
-from anyvit.files import write_text
+from anyvit.files import write_file, write_text
 from anyvit.jobs.briefing import brief_for
 from anyvit.jobs.document import command_line
 from anyvit.jobs.run_folder import RunFolder
@@ -33,6 +35,9 @@ from anyvit.scaling.candidate import Step
 from anyvit.scaling.design import METHODS
 from anyvit.scaling.design.brief import Brief
 from anyvit.scaling.design.finding import Designed, Finding
+
+WEIGHTS = "weights.safetensors"
+"""Of the answer, where a method has trained it: `fit --weights` goes on from them."""
 
 PROVED = 4
 """Shapes that are measured again, at most, until one keeps the budget."""
@@ -103,6 +108,8 @@ def design(
             )
             finding = METHODS[method].find(brief)
             chosen, promise = _proved(finding.ranking, brief)
+            if finding.weights is not None and chosen.name == finding.chosen.name:
+                write_file(folder / WEIGHTS, save({name: t.contiguous() for name, t in finding.weights.items()}))
             document = _document(arguments, folder, brief, finding, chosen, promise)
             write_text(folder / DESIGN, json.dumps(document, indent=2, allow_nan=False) + "\n")
             write_design_report(Design.load(folder))

@@ -326,7 +326,7 @@ class AsViT(nn.Module):
         return set()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        merges = [] if coarse else [(r"^layers\.(\d+)\.downsample", (99999,))]  # behind the blocks
+        merges = [] if coarse else [(r"^layers\.(\d+)\.downsample", (99999,))]  # as the block before it
         blocks = (r"^layers\.(\d+)" if coarse else r"^layers\.(\d+)\.blocks\.(\d+)", None)
         return {"stem": r"^patch_embed", "blocks": [*merges, blocks, (r"^norm|^pre_logits", (99999,))]}
 

@@ -20,7 +20,7 @@ from anyvit.scaling.design.finding import Designed
 from anyvit.scaling.design.short_training import form_of, name_of
 from anyvit.scaling.design.timing import ShapeTimer
 from anyvit.scaling.form import Form
-from anyvit.scaling.pricing import Conditions, price
+from anyvit.scaling.pricing import Conditions, count, price
 from anyvit.scaling.search import margin_of
 from anyvit.scaling.workshop import Workshop
 
@@ -131,10 +131,12 @@ class Brief:
 
     def measured_form(self, name: str, form: Form) -> Designed:
         """Any model with its costs, measured here."""
-        conditions = self.conditions
+        conditions, wanted = self.conditions, [self.candidate]
         workshop = Workshop(form.build().eval(), conditions.example(), conditions.example())
-        (result,) = price(workshop, [self.candidate], conditions, progress=self.progress, **self.timer.protocol)
-        costs = {cost: value for cost, value in result.costs.items() if cost in BOUNDED}
+        costs = count(workshop, wanted, self.image_size)[self.candidate.id]
+        if self.bounds("latency"):
+            (result,) = price(workshop, wanted, conditions, progress=self.progress, **self.timer.protocol)
+            costs = {**costs, "latency": result.costs["latency"]}
         if self.bounds("memory"):
             costs["memory"] = self.memory(form)
         return self.designed(name, form, costs)

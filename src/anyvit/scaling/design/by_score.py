@@ -6,6 +6,7 @@ shapes that are predicted to use most of the budget. The best are measured, scor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from anyvit.scaling.design.predicting import learn_latency
 from anyvit.scaling.design.probe import sample_crops
 from anyvit.scaling.design.relatives import relatives
 from anyvit.scaling.design.score import IMAGES, ShapeScore
-from anyvit.scaling.design.shapes import ShapeGenes
+from anyvit.scaling.design.shapes import ShapeGenes, is_sensible
 from anyvit.scaling.design.short_training import Accuracy
 from anyvit.scaling.design.supernet import Band, Evolution, Plan, evolve
 from anyvit.scaling.trials import quick_images
@@ -91,7 +92,9 @@ def _searched(brief: Brief, score: ShapeScore, aim: float) -> Evolution[Specific
     """Shapes that are predicted to use most of that share of the budget, each scored on one draw of its weights."""
     return evolve(
         ShapeGenes(brief.image_size, brief.num_classes),
-        Band(brief.expected_load, FULL * aim, aim, "of the budget"),
+        Band(
+            lambda spec: brief.expected_load(spec) if is_sensible(spec) else math.inf, FULL * aim, aim, "of the budget"
+        ),
         lambda spec: score(spec, draws=1).value,
         PLAN,
         seed=brief.seed,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from anyvit.scaling.form import Form
 
@@ -76,6 +78,7 @@ class Finding:
         path: The steps that led there, a row each: whatever the method calls them.
         surface: What shapes around the answer would cost.
         notes: What a user should know, a sentence each.
+        weights: Of the answer, where it is trained already.
     """
 
     measure: str
@@ -83,7 +86,8 @@ class Finding:
     relatives: Sequence[Designed] = ()
     path: Sequence[Mapping[str, Any]] = ()
     surface: Surface | None = None
-    notes: Sequence[str] = field(default=())
+    notes: Sequence[str] = ()
+    weights: Mapping[str, Tensor] | None = None
 
     @property
     def chosen(self) -> Designed:

@@ -12,8 +12,11 @@ from anyvit.scaling.design.factors import Limits, values_of
 from anyvit.scaling.design.supernet import Band
 
 PATCHES = (32, 28, 16, 14, 12, 8, 7, 6, 4, 2)
-TOKENS = (9, 1024)
+TOKENS = (64, 1024)
 """Patches of an image, least and most: fewer see too little, more are beyond what such a search is for."""
+
+ASPECT = (6, 64)
+"""Channels over blocks, from narrow and deep to wide and shallow: what ViTs that were found good keep to."""
 
 CHANGE = 0.35
 """How often a mutation draws a factor anew."""
@@ -27,7 +30,7 @@ def limits_for(image_size: int) -> Limits:
     Raises:
         SettingError: No patch size divides the images.
     """
-    fewest, most = TOKENS
+    fewest, most = min(TOKENS[0], (image_size // PATCHES[-1]) ** 2), TOKENS[1]  # the smallest images have fewer
     dividing = [patch for patch in PATCHES if image_size % patch == 0]
     patches = tuple(patch for patch in dividing if fewest <= (image_size // patch) ** 2 <= most)
     if not patches:
@@ -43,6 +46,12 @@ def limits_for(image_size: int) -> Limits:
         image_size=(image_size, image_size),
         patch_sizes=patches,
     )
+
+
+def is_sensible(spec: Specification) -> bool:
+    """Whether its width goes with its depth."""
+    narrow, wide = ASPECT
+    return narrow <= spec.embed_dim / spec.depth <= wide
 
 
 @dataclass
@@ -90,10 +99,11 @@ class ShapeGenes:
         return least, most
 
     def _deepest(self, spec: Specification, band: Band[Specification]) -> Specification:
-        """The shape with as many blocks as the band allows; with one where that is too dear already."""
-        depths = [int(depth) for depth in values_of(self.limits.depth)]
-        fitting = bisect_right(depths, band.high, key=lambda depth: band.cost(replace(spec, depth=depth)))
-        return replace(spec, depth=depths[max(fitting, 1) - 1])
+        """With as many blocks as the band allows, or as few as go with the width where that is too dear already."""
+        shapes = [replace(spec, depth=int(depth)) for depth in values_of(self.limits.depth)]
+        sensible = [shape for shape in shapes if is_sensible(shape)]
+        fitting = bisect_right(sensible, band.high, key=band.cost)
+        return sensible[max(fitting, 1) - 1] if sensible else spec
 
     def _any(self) -> Specification:
         limits, choice = self.limits, self.chance.choice
