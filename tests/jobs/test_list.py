@@ -16,7 +16,15 @@ from anyvit.models import VARIANTS
 
 def test_everything_is_listed_with_one_line():
     entries = list_all()
-    assert {entry.kind for entry in entries} == {"system", "model", "lever", "backend", "objective", "transport"}
+    assert {entry.kind for entry in entries} == {
+        "system",
+        "model",
+        "lever",
+        "backend",
+        "objective",
+        "method",
+        "transport",
+    }
     assert all(entry.summary and "\n" not in entry.summary for entry in entries)
     assert len({(entry.kind, entry.name) for entry in entries}) == len(entries)
 

@@ -342,6 +342,13 @@ def test_there_are_no_pretrained_weights_to_fetch():
 
 
 @pytest.mark.slow
+def test_it_exports_for_any_batch():
+    model = supernet().extract(SMALL)
+    program = torch.export.export(model, (IMAGES,), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
+    torch.testing.assert_close(program.module()(IMAGES[:3]), model(IMAGES[:3]))
+
+
+@pytest.mark.slow
 def test_it_learns_the_digits():
     """Widths 32/64/96, six epochs at 56 px: the reference gets 99 %."""
     digits = load_digits()

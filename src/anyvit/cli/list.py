@@ -12,7 +12,7 @@ Kind = Annotated[str | None, typer.Argument(help="systems, models, levers, backe
 
 
 def list(kind: Kind = None, json: JsonOption = False) -> None:
-    """Systems, models, levers, backends, objectives and transports, one line each."""
+    """Systems, models, levers, backends, objectives, methods of design and transports, one line each."""
     import anyvit
 
     entries = anyvit.list(kind)

@@ -1,4 +1,4 @@
-"""What there is: systems, models, levers, backends, objectives, transports, one line each, read from the registries."""
+"""What there is: systems, models, levers, backends, objectives, methods, transports, one line each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from anyvit.deploy.reference import FAMILIES
 from anyvit.deploy.spread.transports import TRANSPORTS
 from anyvit.errors import SettingError, unknown
 from anyvit.models import VARIANTS
+from anyvit.scaling.design import METHODS
 from anyvit.scaling.shrink import LEVERS
 from anyvit.scaling.spread import class_split
 from anyvit.training.objectives import OBJECTIVES
@@ -29,7 +30,7 @@ class Entry:
 
 
 def list(kind: str | None = None) -> builtins.list[Entry]:
-    """Systems, models, levers, backends, objectives and transports, or one of these kinds.
+    """Systems, models, levers, backends, objectives, methods of design and transports, or one of these kinds.
 
     Raises:
         SettingError: There is no such kind.
@@ -43,6 +44,7 @@ def list(kind: str | None = None) -> builtins.list[Entry]:
             Entry("objective", name, _summary(sys.modules[objective.__module__]))
             for name, objective in OBJECTIVES.items()
         ),
+        *(Entry("method", name, _summary(sys.modules[method.find.__module__])) for name, method in METHODS.items()),
         *(Entry("transport", name, f"to boards, by {engine.library}") for name, engine in TRANSPORTS.items()),
     ]
     kinds = builtins.list(dict.fromkeys(entry.kind for entry in entries))

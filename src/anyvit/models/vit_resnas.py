@@ -122,7 +122,7 @@ class ViTResNAS(nn.Module):
                 f"{self.img_size} x {self.img_size} pixels: convert them, or build it with in_chans and img_size"
             )
         patches = self.patch_embed(x)
-        return self.pos_drop(torch.cat([self.tokens.expand(len(x), -1, -1), patches], dim=1) + self.pos_embed)
+        return self.pos_drop(torch.cat([self.tokens.expand(x.shape[0], -1, -1), patches], dim=1) + self.pos_embed)
 
     def run(self, block: Any, *inputs: Any) -> Tensor:
         """A block, whose activations are forgotten until the gradient needs them where that is on."""
