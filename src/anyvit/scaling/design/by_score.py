@@ -43,7 +43,7 @@ FINALISTS, DRAWS = 6, 3
 SCORED = "measured-scores"
 """Under which name a run keeps them."""
 
-TRIES = 3
+TRIES = 6
 """Searches, each aimed lower than the one before, until the budget is given up."""
 
 

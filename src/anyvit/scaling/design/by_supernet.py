@@ -148,7 +148,8 @@ def _looked_at(chosen: SuperNetwork[Arch], arch: Arch, brief: Brief) -> Designed
 
 def _trained(chosen: SuperNetwork[Arch], brief: Brief) -> Any:
     assert brief.dataset is not None
-    recipe = replace(RECIPES[recipe_for(brief.dataset.image_size, trained=False)], ema_decay=0.0, drop_path=0.0)
+    usual = RECIPES[recipe_for(brief.dataset.image_size, trained=False)]
+    recipe = replace(usual, ema_decay=0.0, drop_path=0.0, mixing=0.0)  # subnetworks regularize each other
     epochs = brief.epochs or EPOCHS
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(brief.seed)

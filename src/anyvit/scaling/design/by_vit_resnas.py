@@ -37,7 +37,8 @@ def _super_network(width: int, image_size: int, num_classes: int) -> SuperNetwor
         channels = width * factor
         return channels, head_dim, [(max(2, channels // head_dim), 3 * channels)] * BLOCKS
 
-    whole = with_classes(stages(stage(1, 16), stage(2, 16), stage(4, 32)), num_classes)
+    stem = (5, width, min(24, max(8, width // 4)))  # at the published width of 24 it would be most of a small network
+    whole = with_classes((stem, *stages(stage(1, 16), stage(2, 16), stage(4, 32))[1:]), num_classes)
     space = space_of(whole)
 
     def form(network_def: NetworkDef) -> Form:
