@@ -89,12 +89,20 @@ def score_for(brief: Brief) -> ShapeScore:
 
 
 def _searched(brief: Brief, score: ShapeScore, aim: float) -> Evolution[Specification]:
-    """Shapes that are predicted to use most of that share of the budget, each scored on one draw of its weights."""
+    """Shapes that are predicted to use most of that share of the budget, each scored on one draw of its weights.
+
+    Where a budget is so small that next to no shape uses most of it, those that use less are searched too.
+    """
+    try:
+        return _evolved(brief, score, FULL * aim, aim)
+    except BudgetError:
+        return _evolved(brief, score, 0.0, aim)
+
+
+def _evolved(brief: Brief, score: ShapeScore, low: float, high: float) -> Evolution[Specification]:
     return evolve(
         ShapeGenes(brief.image_size, brief.num_classes),
-        Band(
-            lambda spec: brief.expected_load(spec) if is_sensible(spec) else math.inf, FULL * aim, aim, "of the budget"
-        ),
+        Band(lambda spec: brief.expected_load(spec) if is_sensible(spec) else math.inf, low, high, "times the budget"),
         lambda spec: score(spec, draws=1).value,
         PLAN,
         seed=brief.seed,

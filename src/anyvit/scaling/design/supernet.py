@@ -169,10 +169,19 @@ def evolve(
 
 
 def _beginners(genes: Genes[Arch], band: Band[Arch], plan: Plan, known: Iterable[Arch]) -> Sequence[Arch]:
-    """Distinct ones; fewer than asked for where the band holds few."""
+    """Distinct ones; fewer than asked for where the band holds few.
+
+    Raises:
+        BudgetError: It holds none that was found.
+    """
     found = dict.fromkeys(arch for arch in known if band.holds(arch))
     for _ in range(plan.population - len(found)):
-        found[into_band(lambda: genes.draw(band), band, plan.attempts)] = None
+        try:
+            found[into_band(lambda: genes.draw(band), band, plan.attempts)] = None
+        except BudgetError:
+            if not found:
+                raise
+            break
     return [*found][: plan.population]
 
 
