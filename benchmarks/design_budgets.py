@@ -27,7 +27,7 @@ from anyvit.scaling.candidate import Step
 from anyvit.scaling.design.by_score import shape_of
 from anyvit.scaling.design.factors import latin_hypercube
 from anyvit.scaling.design.finding import Designed
-from anyvit.scaling.design.shapes import limits_for
+from anyvit.scaling.design.shape_space import limits_for
 from anyvit.scaling.design.short_training import ShortTraining
 from anyvit.scaling.design.timing import ShapeTimer
 from anyvit.training.recipes import RECIPES

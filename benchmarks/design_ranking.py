@@ -22,7 +22,8 @@ from anyvit.costs.counts import Specification, vit_macs, vit_params
 from anyvit.data import open_data
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.scaling.design.score import IMAGES, WEIGHTS, ShapeScore
-from anyvit.scaling.design.short_training import ShortTraining, name_of
+from anyvit.scaling.design.shape import name_of
+from anyvit.scaling.design.short_training import ShortTraining
 from anyvit.scaling.trials import quick_images
 from anyvit.training.recipes import RECIPES
 from interleaved import write_result

@@ -13,7 +13,8 @@ from anyvit.data import open_data
 from anyvit.errors import BudgetError, SettingError
 from anyvit.scaling.design.factors import FACTORS, Limits
 from anyvit.scaling.design.scaling import greedy, grid
-from anyvit.scaling.design.short_training import Accuracy, ShortTraining
+from anyvit.scaling.design.shape import Worth
+from anyvit.scaling.design.short_training import ShortTraining
 from anyvit.scaling.design.trace import Trace
 from tests.scaling.latencies import latency
 
@@ -56,7 +57,7 @@ def test_within_a_standard_error_the_cheaper_wins():
         return costs.get(factor(spec), 1.0 if spec == BASE else 100.0)
 
     def chosen(error):
-        trace = greedy(BASE, 2.0, cost, lambda spec: Accuracy(worth[factor(spec)], error))
+        trace = greedy(BASE, 2.0, cost, lambda spec: Worth(worth[factor(spec)], error))
         return trace.steps[0].chosen
 
     assert [chosen(error) for error in (0.0, 0.015, 0.025)] == ["depth", "heads", "mlp_ratio"]
@@ -129,7 +130,7 @@ def test_an_exchange_must_be_worth_more_than_a_standard_error():
     base = replace(BASE, image_size=128)
 
     def evaluate(spec):
-        return Accuracy(-spec.image_size / 100 + math.log(spec.depth), 10.0)
+        return Worth(-spec.image_size / 100 + math.log(spec.depth), 10.0)
 
     trace = greedy(base, 2 * vit_macs(base), vit_macs, evaluate, limits=limits, slim=True)
     assert [step.chosen for step in trace.steps if step.exchange] == [None]

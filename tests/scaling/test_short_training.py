@@ -6,7 +6,8 @@ import pytest
 
 from anyvit.costs.counts import Specification
 from anyvit.data import open_data
-from anyvit.scaling.design.short_training import ShortTraining, name_of
+from anyvit.scaling.design.shape import name_of
+from anyvit.scaling.design.short_training import ShortTraining
 
 SMALL = Specification(8, 4, 1, 1, 16, 1.0)
 

@@ -10,7 +10,7 @@ import pytest
 from anyvit.costs.counts import Specification, vit_macs
 from anyvit.errors import SettingError
 from anyvit.scaling.design.scaling import greedy
-from anyvit.scaling.design.short_training import Accuracy
+from anyvit.scaling.design.shape import Worth
 from anyvit.scaling.design.strategy import Strategy
 from anyvit.scaling.design.trace import Trained
 from anyvit.scaling.design.transfer import best_within, check_transfer, recost, remembering
@@ -73,7 +73,7 @@ def test_regret_is_known_where_accuracies_are(trace):
     assert report.accuracy is None
     assert report.regret is None
     assert "evaluated before is not known" in report.words
-    exact = check_transfer(trace, BUDGET, like_there, evaluate=lambda spec: Accuracy(0.25, 0.01))
+    exact = check_transfer(trace, BUDGET, like_there, evaluate=lambda spec: Worth(0.25, 0.01))
     assert exact.regret == pytest.approx(exact.best.accuracy.value - 0.25)
 
 
@@ -116,7 +116,7 @@ def test_a_trace_costs_anew_without_training(trace):
 
 
 def test_of_equals_the_cheaper_is_best():
-    one, other = (Trained(BASE, cost, Accuracy(0.5, 0.0)) for cost in (2.0, 1.0))
+    one, other = (Trained(BASE, cost, Worth(0.5, 0.0)) for cost in (2.0, 1.0))
     assert best_within([one, other], 3.0) is other
 
 

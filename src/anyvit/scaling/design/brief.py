@@ -17,7 +17,7 @@ from anyvit.errors import SettingError
 from anyvit.protocols import Event, Progress, silent
 from anyvit.scaling.candidate import Candidate
 from anyvit.scaling.design.finding import Designed
-from anyvit.scaling.design.short_training import form_of, name_of
+from anyvit.scaling.design.shape import form_of, name_of
 from anyvit.scaling.design.timing import ShapeTimer
 from anyvit.scaling.form import Form
 from anyvit.scaling.pricing import Conditions, count, price

@@ -18,8 +18,9 @@ from anyvit.scaling.design.factors import Limits
 from anyvit.scaling.design.finding import Designed, Finding
 from anyvit.scaling.design.predicting import learn_latency
 from anyvit.scaling.design.scaling import Cost, greedy
-from anyvit.scaling.design.shapes import limits_for
-from anyvit.scaling.design.short_training import Accuracy, ShortTraining, name_of
+from anyvit.scaling.design.shape import Worth, name_of
+from anyvit.scaling.design.shape_space import limits_for
+from anyvit.scaling.design.short_training import ShortTraining
 from anyvit.scaling.design.strategy import Strategy
 from anyvit.scaling.design.trace import Trace
 
@@ -28,7 +29,7 @@ TOL = 0.12
 NEAR = 0.5
 """The share of the budget from which on a shape of the path is measured as an answer."""
 
-Judge = Callable[[Specification], Accuracy]
+Judge = Callable[[Specification], Worth]
 
 TRACE = "measured-trace"
 """Under which name a run keeps it."""

@@ -23,8 +23,8 @@ from anyvit.scaling.design.predicting import learn_latency
 from anyvit.scaling.design.probe import sample_crops
 from anyvit.scaling.design.relatives import relatives
 from anyvit.scaling.design.score import IMAGES, ShapeScore
-from anyvit.scaling.design.shapes import ShapeGenes, is_sensible
-from anyvit.scaling.design.short_training import Accuracy
+from anyvit.scaling.design.shape import Worth
+from anyvit.scaling.design.shape_space import ShapeGenes, is_sensible
 from anyvit.scaling.design.supernet import Band, Evolution, Plan, evolve
 from anyvit.scaling.trials import quick_images
 
@@ -118,11 +118,11 @@ def _finalists(brief: Brief, score: ShapeScore, evolution: Evolution[Specificati
     return [_judged(designed, score(spec, DRAWS)) for spec, designed in zip(best, measured, strict=True)]
 
 
-def _judged(designed: Designed, worth: Accuracy) -> Designed:
+def _judged(designed: Designed, worth: Worth) -> Designed:
     return replace(designed, worth=worth.value, spread=worth.standard_error)
 
 
-def relatives_of(brief: Brief, worth: Callable[[Specification], Accuracy]) -> list[Designed]:
+def relatives_of(brief: Brief, worth: Callable[[Specification], Worth]) -> list[Designed]:
     """Models that everybody knows, measured unless they are far outside; those inside the budget judged as well."""
     known = relatives(brief.image_size, brief.num_classes)
     near = {name: spec for name, spec in known.items() if brief.expected_load(spec) <= FAR}

@@ -9,7 +9,7 @@ from anyvit.costs.counts import Specification, vit_macs
 from anyvit.errors import BudgetError, SettingError
 from anyvit.scaling.design.brief import Brief
 from anyvit.scaling.design.factors import latin_hypercube
-from anyvit.scaling.design.shapes import ShapeGenes, limits_for
+from anyvit.scaling.design.shape_space import ShapeGenes, limits_for
 
 MEASURED = 40
 """Shapes that are measured."""

@@ -18,7 +18,7 @@ from anyvit.costs.timing import Latency
 from anyvit.errors import BudgetError, SettingError
 from anyvit.protocols import Event, Progress, silent
 from anyvit.scaling.design.factors import CHANNELS, FACTORS, Limits, scaled
-from anyvit.scaling.design.short_training import Accuracy, name_of
+from anyvit.scaling.design.shape import Worth, name_of
 from anyvit.scaling.design.trace import EXHAUSTED, OFF_TARGET, OK, Move, ScalingStep, Trace, Trained
 
 Cost = Callable[[Specification], float]
@@ -27,7 +27,7 @@ Cost = Callable[[Specification], float]
 Measure = Callable[[Sequence[Specification]], Mapping[Specification, Latency]]
 """How long shapes take that are compared with each other: `ShapeTimer.latencies`."""
 
-Evaluate = Callable[[Specification], Accuracy | float]
+Evaluate = Callable[[Specification], Worth | float]
 """What a shape is worth: higher is better. A number alone has no standard error."""
 
 FAR = 4.0
@@ -153,7 +153,7 @@ class _Search:
     tol: float
     limits: Limits
     measure: Measure | None
-    known: dict[Specification, Accuracy]
+    known: dict[Specification, Worth]
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -200,12 +200,12 @@ class _Search:
     def near(self, price: float, target: float) -> bool:
         return abs(price / target - 1) <= self.tol
 
-    def worth(self, spec: Specification) -> Accuracy:
+    def worth(self, spec: Specification) -> Worth:
         """The accuracy, evaluated when it is first asked for."""
         if spec not in self.known:
             self.progress(Event("design", f"evaluating {name_of(spec)}"))
             found = self.evaluate(spec)
-            accuracy = found if isinstance(found, Accuracy) else Accuracy(float(found), 0.0)
+            accuracy = found if isinstance(found, Worth) else Worth(float(found), 0.0)
             if not (math.isfinite(accuracy.value) and math.isfinite(accuracy.standard_error)):
                 raise SettingError(f"evaluator returned {accuracy.value} for spec {name_of(spec)}")
             self.known[spec] = accuracy
@@ -264,7 +264,7 @@ def _off(price: float, target: float) -> float:
     return abs(math.log(price / target))
 
 
-def _error(one: Accuracy, other: Accuracy) -> float:
+def _error(one: Worth, other: Worth) -> float:
     """What two accuracies may differ by and still count as equal."""
     return max(one.standard_error, other.standard_error)
 

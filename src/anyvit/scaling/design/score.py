@@ -25,7 +25,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from anyvit.costs.counts import Specification
-from anyvit.scaling.design.short_training import Accuracy, form_of
+from anyvit.scaling.design.shape import Worth, form_of
 from anyvit.scaling.design.training_free import circle, condition, curve_of, features_of, ntk
 
 POINTS = 4
@@ -58,14 +58,14 @@ class ShapeScore:
         self.images, self.seed, self.keep = images, seed, keep
         self._measured = {(Specification(**entry["shape"]), entry["draw"]): entry["measured"] for entry in known}
 
-    def __call__(self, spec: Specification, draws: int) -> Accuracy:
+    def __call__(self, spec: Specification, draws: int) -> Worth:
         """The score of a shape: higher is better. The standard error is over the draws, 0 where there is one."""
         values = [
             sum(weight * math.log(self.measured(spec, draw)[name]) for name, weight in WEIGHTS.items())
             for draw in range(draws)
         ]
         error = float(np.std(values, ddof=1)) / math.sqrt(draws) if draws > 1 else 0.0
-        return Accuracy(float(np.mean(values)), error)
+        return Worth(float(np.mean(values)), error)
 
     def measured(self, spec: Specification, draw: int) -> Mapping[str, float]:
         """Length, condition and rank of a shape on one draw of its weights."""

@@ -16,31 +16,14 @@ from anyvit.data import DataSet, Split
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.evaluation.metrics import Scores
 from anyvit.files import write_text
-from anyvit.models.shaped import SHAPED
 from anyvit.protocols import Event, Progress, silent
-from anyvit.scaling.candidate import Candidate, Step
-from anyvit.scaling.form import Form
+from anyvit.scaling.design.shape import PLAIN, Worth, form_of, name_of
 from anyvit.scaling.pricing import Conditions
 from anyvit.scaling.scoring import scores_of
 from anyvit.scaling.workshop import Workshop
 from anyvit.training.objectives import Classification
 from anyvit.training.recipes import RECIPES, Recipe, recipe_for
 from anyvit.training.trainer import train
-
-PLAIN = Candidate((), Step("torch"))
-
-
-def form_of(spec: Specification) -> Form:
-    """What builds the plain ViT of a shape."""
-    return Form(SHAPED, asdict(spec))
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """The share of validation images that a briefly trained shape answers right."""
-
-    value: float
-    standard_error: float  # of that share over images, and over seeds where there are several
 
 
 @dataclass
@@ -72,7 +55,7 @@ class ShortTraining:
     def __post_init__(self) -> None:
         self._judges = self.dataset.splits["val"].sample(self.images)
 
-    def __call__(self, spec: Specification) -> Accuracy:
+    def __call__(self, spec: Specification) -> Worth:
         """The accuracy of a shape.
 
         Raises:
@@ -83,7 +66,7 @@ class ShortTraining:
         mean = float(np.mean(shares))
         over_images = mean * (1 - mean) / len(self._judges)
         over_seeds = float(np.var(shares, ddof=1)) / len(shares) if len(shares) > 1 else 0.0
-        return Accuracy(mean, float(np.sqrt(over_images + over_seeds)))
+        return Worth(mean, float(np.sqrt(over_images + over_seeds)))
 
     def _trained(self, spec: Specification, seed: int) -> float:
         name = f"{name_of(spec)}-epochs{self.epochs:g}-seed{seed}"
@@ -113,8 +96,3 @@ class ShortTraining:
         runner = Workshop(training.model, Conditions(spec.image_size).example()).runner(PLAIN)
         scores: Scores = scores_of(runner, self._judges, preprocessing, self.dataset.classes)
         return scores.accuracy
-
-
-def name_of(spec: Specification) -> str:
-    """A shape in a few letters: `i224p16d12h3x64m4`."""
-    return f"i{spec.image_size}p{spec.patch_size}d{spec.depth}h{spec.heads}x{spec.head_dim}m{spec.mlp_ratio:g}"

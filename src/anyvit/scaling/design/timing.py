@@ -16,7 +16,7 @@ from anyvit.costs.timing import Latency
 from anyvit.costs.timing_cache import TimingCache
 from anyvit.protocols import Event, Progress, silent
 from anyvit.scaling.candidate import Candidate, Step
-from anyvit.scaling.design.short_training import form_of, name_of
+from anyvit.scaling.design.shape import form_of, name_of
 from anyvit.scaling.pricing import Conditions, time_calls
 from anyvit.scaling.workshop import Workshop
 

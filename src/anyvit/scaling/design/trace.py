@@ -8,7 +8,7 @@ from typing import Any
 
 from anyvit.costs.counts import Specification
 from anyvit.errors import SettingError
-from anyvit.scaling.design.short_training import Accuracy, name_of
+from anyvit.scaling.design.shape import Worth, name_of
 
 OK, OFF_TARGET, EXHAUSTED = "ok", "off_target", "exhausted"
 
@@ -19,7 +19,7 @@ class Trained:
 
     spec: Specification
     cost: float
-    accuracy: Accuracy
+    accuracy: Worth
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Move:
     status: str
     spec: Specification | None = None
     cost: float | None = None
-    accuracy: Accuracy | None = None  # of those that are ok
+    accuracy: Worth | None = None  # of those that are ok
     shrunk: str | None = None  # by one step, in an exchange
 
     @property
@@ -58,7 +58,7 @@ class Move:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Move:
         spec = data["spec"] and Specification(**data["spec"])
-        accuracy = Accuracy(data["accuracy"], data["standard_error"]) if "accuracy" in data else None
+        accuracy = Worth(data["accuracy"], data["standard_error"]) if "accuracy" in data else None
         return cls(data["factor"], data["status"], spec, data["cost"], accuracy, data.get("shrunk"))
 
 
@@ -134,7 +134,7 @@ class Trace:
         )
 
     @property
-    def accuracies(self) -> dict[Specification, Accuracy]:
+    def accuracies(self) -> dict[Specification, Worth]:
         """What every shape is worth that was evaluated."""
         moves = [move for step in self.steps for move in step.candidates]
         return {move.spec: move.accuracy for move in moves if move.spec and move.accuracy}

@@ -15,7 +15,7 @@ from scipy.stats import kendalltau
 from anyvit.costs.counts import Specification
 from anyvit.errors import SettingError
 from anyvit.scaling.design.scaling import Cost, Evaluate
-from anyvit.scaling.design.short_training import Accuracy, name_of
+from anyvit.scaling.design.shape import Worth, name_of
 from anyvit.scaling.design.strategy import MOST_OFF, Applied, Strategy
 from anyvit.scaling.design.trace import Trace, Trained
 
@@ -23,7 +23,7 @@ LEAST_SHAPES = 6
 LEAST_TAU = 0.8
 
 
-def remembering(evaluate: Evaluate, known: Mapping[Specification, Accuracy]) -> Evaluate:
+def remembering(evaluate: Evaluate, known: Mapping[Specification, Worth]) -> Evaluate:
     """`evaluate`, which is not asked for what is known: a search on another device trains only what is new to it."""
     return lambda spec: known[spec] if spec in known else evaluate(spec)
 
@@ -117,7 +117,7 @@ def check_transfer(
     cost: Cost,
     *,
     predict: Cost | None = None,
-    evaluate: Callable[[Specification], Accuracy | float] | None = None,
+    evaluate: Callable[[Specification], Worth | float] | None = None,
     there: Mapping[Specification, float] | None = None,
 ) -> TransferReport:
     """Apply the strategy of a search made elsewhere to a budget here, and say whether to.
@@ -149,6 +149,6 @@ def check_transfer(
         tau=float(kendalltau([row.there for row in rows], [row.here for row in rows]).statistic),
         budget=budget,
         applied=Applied(found.spec, price, price / budget - 1),
-        accuracy=worth.value if isinstance(worth, Accuracy) else worth,
+        accuracy=worth.value if isinstance(worth, Worth) else worth,
         best=best_within(recost(trace, cost), budget),
     )

@@ -10,7 +10,7 @@ from anyvit.errors import SettingError
 from anyvit.models import create_model
 from anyvit.models.contract import blocks_of
 from anyvit.scaling.design.relatives import RELATIVES, relatives
-from anyvit.scaling.design.shapes import ASPECT, TOKENS, ShapeGenes, is_sensible, limits_for
+from anyvit.scaling.design.shape_space import ASPECT, TOKENS, ShapeGenes, is_sensible, limits_for
 from anyvit.scaling.design.supernet import Band
 
 BAND = Band(vit_macs, 0.85e9, 1e9)
