@@ -71,7 +71,8 @@ ELASTIC = Space(
     head_multiplier=2,
     head_width=20,
 )
-RESNAS = with_classes(stages((32, 8, [(4, 96)] * 2), (64, 8, [(8, 192)] * 2), (96, 8, [(12, 288)] * 2)), CLASSES)
+_BLOCKS = stages((32, 8, [(4, 96)] * 2), (64, 8, [(8, 192)] * 2), (96, 8, [(12, 288)] * 2))
+RESNAS = with_classes(((5, 32, 8), *_BLOCKS[1:]), CLASSES)  # a thin embedding: a wide one has most of the MACs at 56 px
 
 
 @dataclass(frozen=True)

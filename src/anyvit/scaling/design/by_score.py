@@ -109,6 +109,7 @@ def _evolved(brief: Brief, score: ShapeScore, low: float, high: float) -> Evolut
         lambda spec: score(spec, draws=1).value,
         PLAN,
         seed=brief.seed,
+        known=relatives(brief.image_size, brief.num_classes).values(),
         stop=lambda: brief.is_late,
         progress=brief.progress,
     )

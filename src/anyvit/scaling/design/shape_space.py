@@ -12,7 +12,7 @@ from anyvit.scaling.design.factors import Limits, values_of
 from anyvit.scaling.design.supernet import Band
 
 PATCHES = (32, 28, 16, 14, 12, 8, 7, 6, 4, 2)
-TOKENS = (64, 1024)
+TOKENS = (49, 1024)
 """Patches of an image, least and most: fewer see too little, more are beyond what such a search is for."""
 
 ASPECT = (6, 64)
