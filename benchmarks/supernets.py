@@ -55,7 +55,7 @@ MAC_BANDS, LATENCY_BANDS = 20, 5
 MAC_PLAN = Plan(population=6, generations=1, parents=3, mutants=3, children=3, attempts=2000)
 LATENCY_PLAN = Plan(population=3, generations=1, parents=2, mutants=1, children=1, attempts=20)
 MAC_WIDTH, LATENCY_WIDTH = 0.025, 0.1  # below the upper end, and to both sides of the middle, as shares of it
-GLANCE = {"warmup_runs": 2, "warmup_s": 0.0, "runs": 7, "rounds": 2, "min_time_s": 0.0, "warn": False}
+GLANCE = {"warmup_runs": 3, "warmup_s": 0.05, "runs": 15, "rounds": 3, "min_time_s": 0.1, "warn": False}
 ENOUGH = 0.95
 
 ELASTIC = Space(

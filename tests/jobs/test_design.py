@@ -11,7 +11,7 @@ from anyvit.costs.counts import vit_params
 from anyvit.deploy.designed import Design
 from anyvit.errors import BudgetError, BundleError, Interrupted, SettingError
 from anyvit.jobs.design import design
-from anyvit.scaling.design import METHODS, by_score
+from anyvit.scaling.design import by_asvit, by_scaling, by_score, by_supernet, predicting
 from anyvit.scaling.design.by_score import shape_of
 from anyvit.scaling.design.supernet import Plan
 from tests.conftest import hurried
@@ -77,18 +77,46 @@ def test_an_interrupted_design_goes_on_with_what_it_knew(tmp_path):
     assert resumed.document["ranking"] == alone.document["ranking"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if not method.needs_images])
-def test_every_method_without_images_keeps_a_latency(method, tmp_path, monkeypatch):
-    from anyvit.scaling.design import by_asvit
-
-    monkeypatch.setattr(by_asvit, "STEPS", 2)
+@pytest.fixture
+def quick(monkeypatch):
+    """Few shapes are measured, a few draws decide."""
+    for module, name, value in (
+        (by_score, "DRAWS", 1),
+        (by_score, "IMAGES", 4),
+        (by_scaling, "DRAWS", 1),
+        (by_asvit, "STEPS", 2),
+        (by_asvit, "IMAGES", 4),
+        (predicting, "MEASURED", 30),
+    ):
+        monkeypatch.setattr(module, name, value)
     with hurried():
-        found = design(budget="latency<=10ms, params<=300k", image_size=32, method=method, out=str(tmp_path / "out"))
-    assert found.chosen.costs["latency"] <= 0.01
-    assert found.document["promise"]["bounds"][0]["rounds"]
+        yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [("score", "latency<=4ms, params<=400k"), ("scaling", "latency<=4ms, params<=400k"), ("asvit", "params<=3M")],
+)
+def test_every_method_without_images_keeps_its_budget(method, budget, tmp_path):
+    found = design(budget=budget, image_size=32, method=method, out=str(tmp_path / "out"))
+    assert found.chosen.fits
+    assert all(bound["rounds"] for bound in found.document["promise"]["bounds"])
     assert found.document["path"]
     assert (found.folder / "report.html").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "budget"), [("elasticvit", "macs<=2M"), ("vit_resnas", "macs<=20M")])
+def test_a_super_network_leaves_weights_to_go_on_from(method, budget, tmp_path, monkeypatch):
+    plan = Plan(population=2, generations=1, parents=2, mutants=1, children=1, attempts=2000)
+    monkeypatch.setattr(by_supernet, "PLAN", plan)
+    out = str(tmp_path / "out")
+    found = design("digits", budget=budget, method=method, epochs=0.5, out=out)
+    assert found.chosen.costs["macs"] <= found.document["promise"]["bounds"][0]["limit"]
+    trained = {"weights": f"{out}/weights.safetensors", "epochs": 0.5, "out": str(tmp_path / "fit")}
+    assert anyvit.fit("digits", model=out, **trained).document["model"]["name"] == method
 
 
 @pytest.mark.slow

@@ -5,21 +5,35 @@ from torch.nn import functional as F
 
 from anyvit.errors import ModelError, SettingError
 from anyvit.models.layers.evit import evit
-from anyvit.training.objectives import OBJECTIVES, Distillation, KeepRateWarmUp
+from anyvit.training.objectives import (
+    OBJECTIVES,
+    Distillation,
+    KeepRateWarmUp,
+    MultiArchitecture,
+    ProgressiveTokens,
+    TokenMixup,
+)
 from anyvit.training.objectives.classification import Classification, accuracy
 from anyvit.training.objectives.complexity_aware import ComplexityAware
 from anyvit.training.objectives.elastic import ElasticClassification
 from anyvit.training.objectives.sampler import HeadSampler
+from tests.training import test_multi_architecture, test_progressive_tokens
 from tests.training.test_complexity_aware import BANKS, supernet
 
-IMAGES = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-TARGETS = torch.softmax(torch.randn(6, 4, generator=torch.Generator().manual_seed(1)), 1)
+IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+TARGETS = torch.softmax(torch.randn(8, 4, generator=torch.Generator().manual_seed(1)), 1)
 
 
 MADE = {
     ComplexityAware: lambda model: (ComplexityAware(4, BANKS), supernet()),
     Distillation: lambda model: (Distillation(model), model.extract(2)),
     KeepRateWarmUp: lambda model: (KeepRateWarmUp(Classification(), 4, 0, 2), evit(model.extract(3), 0.5)),
+    MultiArchitecture: lambda model: (MultiArchitecture(2), test_multi_architecture.supernet().train()),
+    ProgressiveTokens: lambda model: (
+        ProgressiveTokens(Classification(), 2, test_progressive_tokens.SCHEDULE),
+        test_progressive_tokens.asvit(),
+    ),
+    TokenMixup: lambda model: (TokenMixup(), test_multi_architecture.supernet(patch_output="seq").train()),
 }
 """Objectives that need more than an elastic model: how one is made, and what it trains."""
 
@@ -28,19 +42,22 @@ MADE = {
 def test_objective_gives_a_loss_that_reaches_the_weights(kind, model):
     make = MADE.get(kind, lambda model: (kind(), model))
     objective, learner = make(model)
-    first, figures = objective.loss(learner, IMAGES, TARGETS, step=3)
+    images = F.interpolate(IMAGES, size=getattr(learner, "img_size", 8))
+    torch.manual_seed(3)
+    first, figures = objective.loss(learner, images, TARGETS, step=3)
     first.backward()
     assert first.isfinite()
     assert 0 <= figures["accuracy"] <= 1
     assert any(parameter.grad.any() for parameter in learner.parameters())
     again, _ = make(model)
-    assert torch.equal(again.loss(learner, IMAGES, TARGETS, step=3)[0], first)
+    torch.manual_seed(3)
+    assert torch.equal(again.loss(learner, images, TARGETS, step=3)[0], first)
     assert repr(again) == repr(objective)
     assert " at 0x" not in repr(objective)
 
 
 def test_labels_and_soft_targets_agree(model):
-    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    labels = torch.tensor([0, 1, 2, 3, 0, 1, 2, 3])
     hard, _ = Classification().loss(model, IMAGES, labels, step=0)
     soft, _ = Classification().loss(model, IMAGES, F.one_hot(labels, 4).float(), step=0)
     torch.testing.assert_close(hard, soft)
