@@ -15,6 +15,7 @@ AnyViTError                1
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -78,6 +79,19 @@ class Interrupted(AnyViTError):  # noqa: N818  (an end the user asked for)
     """Ctrl-C. What was done is kept; the same command resumes."""
 
     exit_code = 130
+
+
+def told(error: AnyViTError) -> tuple[str, str]:
+    """An error as another process takes it (`retold`): the name of the nearest class of this file, and the words."""
+    known = next(kind for kind in type(error).__mro__ if kind.__module__ == __name__)
+    return known.__name__, str(error)
+
+
+def retold(name: str, words: str) -> AnyViTError:
+    """The error again; built without its constructor, which may ask for more than words."""
+    known = getattr(sys.modules[__name__], name, AnyViTError)
+    error: AnyViTError = known.__new__(known, words)
+    return error
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -116,3 +117,12 @@ def test_load_says_damaged_weights_at_once(tiny_bundle, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1])
     with pytest.raises(BundleError, match="is damaged"):
         load(tmp_path / "own")
+
+
+def test_several_threads_may_ask_at_a_time(tiny_bundle, files):
+    predictor = load(tiny_bundle.folder)
+    budgets = [None, "latency<=3.5ms", "latency<=2.5ms"]
+    alone = {budget: load(tiny_bundle.folder).predict(files, budget=budget) for budget in budgets}
+    with ThreadPoolExecutor(8) as pool:
+        asked = [(budget, pool.submit(predictor.predict, files, budget=budget)) for budget in budgets * 8]
+        assert all(answer.result() == alone[budget] for budget, answer in asked)

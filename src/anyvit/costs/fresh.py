@@ -15,8 +15,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from anyvit import errors
-from anyvit.errors import AnyViTError
+from anyvit.errors import AnyViTError, retold, told
 
 Json = Any
 """What `json.dumps` takes: None, booleans, finite numbers, text, and lists and dictionaries of them."""
@@ -37,13 +36,10 @@ def call_in_new_process(target: str, argument: Json = None) -> Json:
     with tempfile.TemporaryDirectory(prefix="anyvit-") as folder:
         question, answer, output = Path(folder, "question"), Path(folder, "answer"), Path(folder, "output")
         question.write_text(json.dumps({"target": target, "argument": argument}), encoding="utf-8")
-        # -P: a queue.py in the working directory must not hide the library's
-        command = [sys.executable, "-P", "-m", "anyvit.costs.fresh", str(question), str(answer)]
-        search = os.pathsep.join(path or os.getcwd() for path in sys.path)
         with output.open("wb") as file:  # a pipe would wait for whatever the function leaves running
             child = subprocess.Popen(
-                command,
-                env={**os.environ, "PYTHONPATH": search},
+                new_python("anyvit.costs.fresh", str(question), str(answer)),
+                env=same_paths(),
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -55,10 +51,21 @@ def call_in_new_process(target: str, argument: Json = None) -> Json:
                 child.wait()
         if not answer.exists():
             raise AnyViTError(_failure(target, status, output.read_text(encoding="utf-8", errors="replace")))
-        told = json.loads(answer.read_text(encoding="utf-8"))
-    if "error" in told:
-        raise _same(*told["error"])
-    return told["answer"]
+        outcome = json.loads(answer.read_text(encoding="utf-8"))
+    if "error" in outcome:
+        raise retold(*outcome["error"])
+    return outcome["answer"]
+
+
+def new_python(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module in a new process of this Python; `same_paths` is its environment."""
+    # -P: a queue.py in the working directory must not hide the library's
+    return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def same_paths() -> dict[str, str]:
+    """An environment in which modules are found as they are here."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
 
 
 def resolve(target: str) -> Any:
@@ -74,22 +81,14 @@ def _failure(target: str, status: int, output: str) -> str:
     return "\n".join([f"{target} {how} in a new process{cause}", *lines])
 
 
-def _same(kind: str, words: str) -> AnyViTError:
-    """The error again; built without its constructor, which may ask for more than words."""
-    known = getattr(errors, kind, AnyViTError)
-    error: AnyViTError = known.__new__(known, words)
-    return error
-
-
 def _main(question: Path, answer: Path) -> None:
     asked = json.loads(question.read_text(encoding="utf-8"))
     try:
-        told = {"answer": resolve(asked["target"])(asked["argument"])}
+        outcome = {"answer": resolve(asked["target"])(asked["argument"])}
     except AnyViTError as error:
-        known = next(kind for kind in type(error).__mro__ if getattr(errors, kind.__name__, None) is kind)
-        told = {"error": [known.__name__, str(error)]}
+        outcome = {"error": told(error)}
     half = answer.with_suffix(".half")
-    half.write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
+    half.write_text(json.dumps(outcome, allow_nan=False), encoding="utf-8")
     half.rename(answer)  # an answer that is there is whole
 
 

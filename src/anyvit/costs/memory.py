@@ -43,10 +43,15 @@ def measure_here(call: dict[str, Any]) -> dict[str, int]:
     gc.collect()
     with suppress(OSError):  # where it cannot be reset, the mark of the imports bounds the rise from above
         Path("/proc/self/clear_refs").write_text("5")
-    before = _told("VmRSS") or _largest()
+    before = resident_memory()
     function(call["argument"])
     peak = _told("VmHWM") or _largest()
     return asdict(Memory(rise=max(peak - before, 0), process=peak))
+
+
+def resident_memory() -> int:
+    """Bytes that this process holds in memory now; where the system does not tell, the most it has held so far."""
+    return _told("VmRSS") or _largest()
 
 
 def _touch_runtime() -> None:

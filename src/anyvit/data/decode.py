@@ -22,6 +22,10 @@ class BrokenImageError(DataError):
     """Bytes that are no image, or only part of one. Such images are skipped and counted, not fatal one by one."""
 
 
+class TooManyPixelsError(BrokenImageError):
+    """An image of more pixels than were allowed; its pixels were not decoded."""
+
+
 def decode(source: bytes | Path) -> Image.Image:
     """The upright 8-bit RGB image in `source`.
 
@@ -30,7 +34,11 @@ def decode(source: bytes | Path) -> Image.Image:
             the caller knows the name.
         DataError: the file cannot be read.
     """
-    image = _open(source)
+    return decode_opened(open_encoded(source))
+
+
+def decode_opened(image: Image.Image) -> Image.Image:
+    """The upright 8-bit RGB image of what `open_encoded` has opened. Raises BrokenImageError as `decode` does."""
     try:
         return standardize(image)
     except BrokenImageError:
@@ -45,7 +53,7 @@ def decoded_size(source: bytes) -> tuple[int, int]:
     Raises:
         BrokenImageError: as in `decode`, as far as the header shows it.
     """
-    return _open(source).size
+    return open_encoded(source).size
 
 
 def standardize(image: Image.Image) -> Image.Image:
@@ -65,6 +73,24 @@ def standardize(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def open_encoded(source: bytes | Path, *, most_pixels: int | None = None) -> Image.Image:
+    """The image in `source` as far as its header tells; the pixels are not decoded yet.
+
+    Args:
+        source: An encoded image, or the path of one.
+        most_pixels: Pixels that it may have; None: as many as Pillow takes.
+
+    Raises:
+        TooManyPixelsError: It has more.
+        BrokenImageError: as in `decode`, as far as the header shows it.
+        DataError: the file cannot be read.
+    """
+    image = _open(source)
+    if most_pixels is not None and image.width * image.height > most_pixels:
+        raise TooManyPixelsError(f"{image.width} x {image.height} pixels are more than the {most_pixels} allowed")
+    return image
+
+
 def _open(source: bytes | Path) -> Image.Image:
     try:
         encoded = source.read_bytes() if isinstance(source, Path) else source
@@ -76,6 +102,8 @@ def _open(source: bytes | Path) -> Image.Image:
         return Image.open(io.BytesIO(encoded), formats=KINDS)
     except UnidentifiedImageError:
         raise BrokenImageError("not a JPEG, PNG, WebP, BMP, TIFF or PPM image") from None
+    except Image.DecompressionBombError as error:
+        raise TooManyPixelsError(_cause(error)) from error
     except Exception as error:
         raise BrokenImageError(_cause(error)) from error
 

@@ -138,14 +138,24 @@ class Bundle:
         wanted = Budget.parse(budget)
         if not wanted.bounds:
             return self._with_warning(self.chosen)
+        return self._with_warning(choose(self.inside(wanted), wanted))
+
+    def inside(self, budget: str | Budget | None) -> list[Result]:
+        """All candidates inside the budget, in the order of the bundle.
+
+        Raises:
+            BudgetError: As `pick`.
+        """
+        wanted = Budget.parse(budget)
         self._see_that_known(wanted)
-        if not any(within(result, wanted) for result in self.results):
+        able = [result for result in self.results if within(result, wanted)]
+        if not able:
             raise BudgetError(self._miss(closest(self.results, wanted), wanted.cost_bounds()))
-        best = choose(self.results, wanted)
         accuracy = wanted.accuracy_bound()
-        if accuracy and not accuracy.met_by(best.accuracy or 0.0):
-            raise BudgetError(self._miss(best, [accuracy]))
-        return self._with_warning(best)
+        good = [result for result in able if not accuracy or accuracy.met_by(result.accuracy or 0.0)]
+        if accuracy and not good:
+            raise BudgetError(self._miss(choose(able, wanted), [accuracy]))
+        return good
 
     def model(self) -> nn.Module:
         """The model in evaluation mode, with its weights: read once, and shared by all runners.
@@ -203,10 +213,12 @@ class Bundle:
     @cached_property
     def _model(self) -> nn.Module:
         part = self.document["weights"]
-        weights = safetensors.torch.load(self._read(part["file"], part["sha256"]))
+        self._read(part["file"], part["sha256"])
+        # mapped, not copied: processes that answer with one bundle share its pages
+        weights = safetensors.torch.load_file(self.folder / part["file"])
         with self._blaming_versions(), self._blaming_document():
             model = Form.from_json(self.document["model"]).build()
-            model.load_state_dict(weights)
+            model.load_state_dict(weights, assign=True)
         return model.eval()
 
     def _tuned(self, candidate: Candidate) -> dict[str, dict[str, Tensor]]:
@@ -260,7 +272,7 @@ class Bundle:
             warnings.warn(
                 f"the timings of {self.folder} were taken on another device or with other versions: unproven here "
                 f"until `anyvit measure {self.folder}`",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _with_warning(self, picked: Result) -> Result:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from anyvit.costs.budget import Budget
 from anyvit.data.decode import decode, standardize
+from anyvit.data.preprocessing import Preprocessing
 from anyvit.errors import DataError, SettingError
+from anyvit.scaling.candidate import Result
 from anyvit.scaling.spread.vote import Missing
 
 Source = str | Path | bytes | Image.Image
@@ -73,16 +76,21 @@ Answer = Callable[[], tuple[Tensor, Vote | None]]
 """Waits for the probabilities (B, classes) of a batch that was asked, and who they come from."""
 
 
-class Answering(ABC):
-    """Answers for images. Whoever runs a model says how an image becomes its input, and how a batch is asked.
+Asking = Callable[[Tensor], Answer]
+"""Asks a batch of pixels, uint8 (B, 3, S, S), as `pixels_of` makes them."""
 
-    It may be used in a `with`, which closes it.
+
+class Answering(ABC):
+    """Answers for images. Whoever runs a model says how a batch of pixels is asked.
+
+    Several threads may ask at a time. It may be used in a `with`, which closes it.
     """
 
     ahead = 0
     """Batches that are asked before the answer to the first of them is waited for."""
 
     classes: tuple[str, ...]
+    preprocessing: Preprocessing
 
     def __enter__(self) -> Self:
         return self
@@ -93,13 +101,26 @@ class Answering(ABC):
     def close(self) -> None:  # noqa: B027  (what runs here holds nothing open)
         """Release connections, where there are any."""
 
+    @property
     @abstractmethod
-    def _input(self, image: Image.Image) -> Tensor:
-        """What the model is asked with, for an upright RGB image."""
+    def results(self) -> tuple[Result, ...]:
+        """The candidates that can answer, with their figures."""
 
     @abstractmethod
-    def _asking(self, budget: str | Budget | None) -> Callable[[Tensor], Answer]:
-        """How a batch of inputs is asked."""
+    def asking(self, result: Result, *, worst: bool = False) -> Asking:
+        """How a candidate is asked. What it needs for that is made when this is called first.
+
+        Args:
+            result: The candidate.
+            worst: Of a cascade: let every image go on to its large part.
+        """
+
+    def release(self, result: Result) -> None:  # noqa: B027  (what runs here holds nothing of it)
+        """Forget what a candidate needs, for memory."""
+
+    @abstractmethod
+    def _pick(self, budget: str | Budget | None) -> Result:
+        """The most accurate candidate inside the budget; without a budget the chosen one."""
 
     def predict(
         self,
@@ -133,7 +154,7 @@ class Answering(ABC):
         for name, value in (("top_k", top_k), ("batch_size", batch_size)):
             if value < 1:
                 raise SettingError(f"{name} is {value}: it must be at least 1.")
-        ask = self._asking(budget)
+        ask = self.asking(self._pick(budget))
         remaining, asked = iter(images), deque[tuple[list[tuple[str, Tensor | str]], Answer | None]]()
         while chunk := list(islice(remaining, batch_size)):
             loaded = [(name, self._load(name, load)) for name, load in chunk]
@@ -146,7 +167,7 @@ class Answering(ABC):
 
     def _load(self, name: str, load: Callable[[], Image.Image]) -> Tensor | str:
         try:
-            return self._input(load())
+            return pixels_of(load(), self.preprocessing)
         except DataError as error:
             words = str(error)
             return words if name in words else f"{name} ({words})"
@@ -163,10 +184,19 @@ class Answering(ABC):
                 yield Prediction(name, error=tensor)
 
     def _prediction(self, name: str, probabilities: Tensor, vote: Vote | None, top_k: int) -> Prediction:
-        values, indices = probabilities.topk(min(top_k, len(self.classes)))
-        labels = (self.classes[index] for index in indices.tolist())
-        top = tuple(zip(labels, values.tolist(), strict=True))
+        top = top_of(probabilities, self.classes, top_k)
         return Prediction(name, *top[0], top, vote=vote)
+
+
+def pixels_of(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """The pixels that a model sees of an upright RGB image, uint8 (3, S, S): a quarter of the bytes of its input."""
+    return torch.from_numpy(np.array(preprocessing.crop(image))).permute(2, 0, 1)
+
+
+def top_of(probabilities: Tensor, classes: Sequence[str], top_k: int) -> tuple[tuple[str, float], ...]:
+    """The most probable classes of an image, (K,), with their probabilities, falling."""
+    values, indices = probabilities.topk(min(top_k, len(classes)))
+    return tuple(zip((classes[index] for index in indices.tolist()), values.tolist(), strict=True))
 
 
 def _named(source: Source, index: int) -> Named:

@@ -2,50 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from anyvit.costs.budget import Budget
 from anyvit.deploy.bundle import Bundle
-from anyvit.deploy.prediction import Answer, Answering
+from anyvit.deploy.prediction import Answer, Answering, Asking
 from anyvit.errors import SettingError
 from anyvit.protocols import Runner
 from anyvit.scaling.candidate import Result
+from anyvit.scaling.cascade import extremes
+
+_IN_TURN = RLock()
+"""Models compute one after the other: they share the threads of PyTorch, and a runner takes one batch at a time."""
 
 
 class Predictor(Answering):
     """Answers with the candidates of a bundle, on as many threads as they were measured with.
 
-    A runner is prepared when a budget first asks for it, and kept; all share one set of weights.
+    A runner is prepared when a budget first asks for it, and kept; all share one set of weights. Several threads may
+    ask: images are read side by side, and models compute in turn.
     """
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.classes = bundle.classes
+        self.preprocessing = bundle.preprocessing
         self._runners: dict[str, Runner] = {}
 
-    def _input(self, image: Image.Image) -> Tensor:
-        return self.bundle.preprocessing(image)
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return self.bundle.results
 
-    def _asking(self, budget: str | Budget | None) -> Callable[[Tensor], Answer]:
-        runner = self._runner(self.bundle.pick(budget))
+    def asking(self, result: Result, *, worst: bool = False) -> Asking:
+        usual = self.runner(result)
+        runner = extremes(usual)[1] if worst else usual
 
-        def ask(images: Tensor) -> Answer:
-            with threads(self.bundle.conditions.threads):
+        def ask(pixels: Tensor) -> Answer:
+            images = self.preprocessing.normalize_batch(pixels.contiguous())
+            with _IN_TURN, threads(self.bundle.conditions.threads):
                 probabilities = runner(images)
             return lambda: (probabilities, None)
 
         return ask
 
-    def _runner(self, result: Result) -> Runner:
-        if result.id not in self._runners:
-            self._runners[result.id] = self.bundle.runner(result)
-        return self._runners[result.id]
+    def runner(self, result: Result) -> Runner:
+        """The runner of a candidate, prepared once. Whoever calls it shares it, and must not call it side by side."""
+        with _IN_TURN:
+            if result.id not in self._runners:
+                self._runners[result.id] = self.bundle.runner(result)
+            return self._runners[result.id]
+
+    def release(self, result: Result) -> None:
+        with _IN_TURN:
+            self._runners.pop(result.id, None)
+
+    def _pick(self, budget: str | Budget | None) -> Result:
+        return self.bundle.pick(budget)
 
 
 def load(

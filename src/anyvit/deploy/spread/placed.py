@@ -31,6 +31,7 @@ from anyvit.deploy.spread.tensor_file import read_tensors, refuse_damaged, write
 from anyvit.errors import BundleError, SettingError
 from anyvit.files import PARTIAL, put_in_place, write_text
 from anyvit.models.hsvit import HSViT
+from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.form import Form
 from anyvit.scaling.spread.class_split import ClassSplit
 from anyvit.scaling.spread.plan import Plan
@@ -118,6 +119,14 @@ class Placed:
     def members(self) -> int:
         """How many groups, or sub-models, there are on all boards together."""
         return sum(len(part.members) for part in self.parts)
+
+    @property
+    def result(self) -> Result:
+        """The one candidate that all boards together are, as it was planned; its accuracy is that with all there."""
+        candidate = Candidate((), Step("spread", {"boards": len(self.parts)}))
+        whole = self.known.get(0)
+        costs = {"latency": self.plan.latency_s, "throughput": self.plan.throughput}
+        return Result(candidate, costs, accuracy=whole.mean if whole else None)
 
     def hub_tensors(self) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
         """What the hub computes itself: the document that rebuilds it, and its weights.

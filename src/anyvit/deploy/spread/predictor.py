@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from anyvit.costs.budget import Budget
 from anyvit.costs.units import TIME, read_amount
-from anyvit.deploy.prediction import Answer, Answering, Vote
+from anyvit.deploy.prediction import Answer, Answering, Asking, Vote
 from anyvit.deploy.spread.coordinator import Coordinator
 from anyvit.deploy.spread.security import Security
 from anyvit.errors import SettingError
+from anyvit.scaling.candidate import Result
 
 
 class SpreadPredictor(Answering):
@@ -26,22 +23,21 @@ class SpreadPredictor(Answering):
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
         self.classes = coordinator.placed.classes
+        self.preprocessing = coordinator.placed.preprocessing
 
     def close(self) -> None:
         """Hang up. The workers go on."""
         self.coordinator.close()
 
-    def _input(self, image: Image.Image) -> Tensor:
-        """Pixels (3, S, S): boards normalize by themselves, so a picture travels in a quarter of the bytes."""
-        pixels = np.array(self.coordinator.placed.preprocessing.crop(image))
-        return torch.from_numpy(pixels).permute(2, 0, 1)
+    @property
+    def results(self) -> tuple[Result, ...]:
+        return (self.coordinator.placed.result,)
 
-    def _asking(self, budget: str | Budget | None) -> Callable[[Tensor], Answer]:
-        if budget is not None:
-            raise SettingError("a model on boards is one candidate: leave the budget out, or spread another bundle.")
+    def asking(self, result: Result, *, worst: bool = False) -> Asking:
+        """Boards normalize by themselves, so a picture travels as its pixels."""
 
-        def ask(images: Tensor) -> Answer:
-            asked = self.coordinator.ask(images)
+        def ask(pixels: Tensor) -> Answer:
+            asked = self.coordinator.ask(pixels)
 
             def answer() -> tuple[Tensor, Vote]:
                 said = asked.answer()
@@ -50,6 +46,11 @@ class SpreadPredictor(Answering):
             return answer
 
         return ask
+
+    def _pick(self, budget: str | Budget | None) -> Result:
+        if budget is not None:
+            raise SettingError("a model on boards is one candidate: leave the budget out, or spread another bundle.")
+        return self.coordinator.placed.result
 
 
 def open_placed(
