@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from anyvit.jobs.export import export as export
     from anyvit.jobs.fit import fit as fit
     from anyvit.jobs.list import list as list
+    from anyvit.jobs.loadtest import loadtest as loadtest
     from anyvit.jobs.measure import measure as measure
     from anyvit.jobs.predict import predict as predict
     from anyvit.jobs.quickstart import quickstart as quickstart
+    from anyvit.jobs.serve import serve as serve
     from anyvit.jobs.shrink import shrink as shrink
     from anyvit.jobs.spread import spread as spread
     from anyvit.jobs.worker import worker as worker
@@ -38,9 +40,11 @@ _HOMES = {
     "list": "anyvit.jobs.list",
     "load": "anyvit.deploy.runtime",
     "load_reference": "anyvit.deploy.reference",
+    "loadtest": "anyvit.jobs.loadtest",
     "measure": "anyvit.jobs.measure",
     "predict": "anyvit.jobs.predict",
     "quickstart": "anyvit.jobs.quickstart",
+    "serve": "anyvit.jobs.serve",
     "shrink": "anyvit.jobs.shrink",
     "spread": "anyvit.jobs.spread",
     "worker": "anyvit.jobs.worker",

@@ -13,9 +13,11 @@ from anyvit.cli.evaluate import evaluate
 from anyvit.cli.export import export
 from anyvit.cli.fit import fit
 from anyvit.cli.list import list as list_command
+from anyvit.cli.loadtest import loadtest
 from anyvit.cli.measure import measure
 from anyvit.cli.predict import predict
 from anyvit.cli.quickstart import quickstart
+from anyvit.cli.serve import serve
 from anyvit.cli.show import complain
 from anyvit.cli.shrink import shrink
 from anyvit.cli.spread import spread
@@ -41,8 +43,10 @@ for command in (
     measure,
     list_command,
     doctor,
+    serve,
     spread,
     worker,
+    loadtest,
 ):
     app.command()(command)
 

@@ -1,0 +1,159 @@
+"""One candidate behind `anyvit serve` and behind LitServe with its batching: the load that each carries in time.
+
+    pip install litserve
+    python benchmarks/serving_peers.py runs/cifar10 --data cifar10/
+
+Both serve the most accurate candidate of the bundle, on one core, from the same encoded pictures to the same labels;
+another core sends (Poisson, open loop). LitServe gets the sizes and waiting times of batches that are listed below, and
+the best of them counts. The two take turns at every load. What each carries is the highest load of which 99 % is
+answered within the objective; beside it stands what is answered in time where more comes than either can carry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from contextlib import ExitStack
+from importlib.metadata import version
+from typing import Any
+
+from anyvit.costs.units import TIME, read_amount
+from anyvit.deploy.load import poisson
+from anyvit.deploy.load_report import summarize
+from interleaved import write_result
+from servers import (
+    Pictures,
+    Server,
+    anyvit_serve,
+    free_port,
+    machine,
+    pictures_for,
+    send,
+    started,
+    stay_on_the_last_core,
+)
+
+OURS = "anyvit"
+BATCHES = ((1, 0.0), (4, 0.002), (8, 0.005), (16, 0.01))
+"""The most images of a LitServe batch, and the seconds that one waits to fill."""
+SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.5, 2.0)
+IN_TIME = 0.99
+
+
+def serve_with_litserve(bundle: str, candidate: str, most: int, wait: float, port: int) -> None:
+    """The process of a LitServe server, as its documentation writes one."""
+    import litserve
+    import torch
+    from fastapi import Request
+
+    import anyvit
+    from anyvit.data.decode import decode
+    from anyvit.deploy.prediction import top_of
+
+    class Classifier(litserve.LitAPI):
+        def setup(self, device: str) -> None:
+            opened = anyvit.load(bundle).bundle
+            self.preprocessing, self.classes = opened.preprocessing, opened.classes
+            self.runner = opened.runner(opened.result(candidate))
+            torch.set_num_threads(1)
+
+        async def decode_request(self, request: Request) -> Any:
+            return self.preprocessing(decode(io.BytesIO(await request.body()).getvalue()))
+
+        def batch(self, inputs: list[Any]) -> Any:
+            return torch.stack(inputs)
+
+        def predict(self, images: Any) -> Any:
+            return self.runner(images if images.ndim == 4 else images[None])
+
+        def unbatch(self, output: Any) -> list[Any]:
+            return list(output)
+
+        def encode_response(self, output: Any) -> dict[str, Any]:
+            top = top_of(output.flatten(), self.classes, 1)
+            return {"predictions": [{"label": top[0][0], "probability": top[0][1], "candidate": candidate}]}
+
+    api = Classifier(max_batch_size=most, batch_timeout=wait, api_path="/v1/predict")
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=30)
+    server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False)
+
+
+def load_of(server: Server, pictures: Pictures, rate: float, slo: float, seconds: float, seed: int) -> dict[str, Any]:
+    """What becomes of a load, after a second of it that does not count."""
+    send(server, pictures, poisson(rate, 1.0, seed=seed + 1000))
+    report = summarize(send(server, pictures, poisson(rate, seconds, seed=seed), seed=seed), slo, seconds=seconds)
+    return {
+        "in_time": report.inside,
+        "in_time_per_second": (report.inside or 0.0) * report.asked_rate,
+        "latency_ms": report.latency_ms,
+        "outcomes": dict(report.outcomes),
+        "accuracy": report.accuracy and report.accuracy.value,
+    }
+
+
+def main() -> None:
+    """All loads, and the result."""
+    if sys.argv[1] == "litserve":
+        serve_with_litserve(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6]))
+        return
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle")
+    parser.add_argument("--data", required=True, help="labelled images, of which the test split is sent")
+    parser.add_argument("--slo", default="100ms")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--quick", action="store_true", help="a glance that only shows that it runs")
+    asked = parser.parse_args()
+    slo, seconds = read_amount(asked.slo, TIME, "ms", name="slo"), 1.0 if asked.quick else asked.seconds
+    shares = SHARES[:1] if asked.quick else SHARES
+    with ExitStack() as stack:
+        port = free_port()
+        offered = stack.enter_context(started(anyvit_serve(asked.bundle, asked.slo, port), port))
+        pictures, candidates = pictures_for(offered, asked.data), offered.told("/v1/model")["candidates"]
+    largest = next(each["id"] for each in candidates if each["served"])
+    with ExitStack() as stack:
+        port = free_port()
+        command = anyvit_serve(asked.bundle, asked.slo, port, "--candidates", largest)
+        servers = {OURS: stack.enter_context(started(command, port))}
+        for most, wait in BATCHES:
+            port = free_port()
+            words = [sys.executable, __file__, "litserve", asked.bundle, largest, str(most), str(wait), str(port)]
+            name = f"litserve, {most} at most, {1e3 * wait:g} ms"
+            servers[name] = stack.enter_context(started(words, port, ready="/health"))
+        stay_on_the_last_core()
+        model = servers[OURS].told("/v1/model")["candidates"]
+        batches = next(each["batch_ms"] for each in model if each["id"] == largest)
+        most_images = max(1e3 * int(size) / ms for size, ms in batches.items())
+        loads: dict[str, dict[float, Any]] = {name: {} for name in servers}
+        for place, share in enumerate(shares):
+            for name in list(servers)[:: -1 if place % 2 else 1]:
+                told = load_of(servers[name], pictures, share * most_images, slo, seconds, place)
+                loads[name][share * most_images] = told
+                latency = told["latency_ms"] or {"p99": 0.0}
+                rate = f"{share * most_images:5.0f}/s {name:28}"
+                print(f"{rate} in time {told['in_time']:6.1%}, p99 {latency['p99']:.0f} ms", flush=True)
+    best = {
+        name: max((rate for rate, t in by.items() if t["in_time"] >= IN_TIME), default=0.0)
+        for name, by in loads.items()
+    }
+    over = {name: max(t["in_time_per_second"] for t in by.values()) for name, by in loads.items()}
+    peers = [name for name in servers if name != OURS]
+    result = {
+        **machine(),
+        "litserve": version("litserve"),
+        "candidate": largest,
+        "slo_ms": 1e3 * slo,
+        "seconds": seconds,
+        "engine_alone_per_second": most_images,
+        "carried_99_percent_in_time": best,
+        "most_in_time_per_second": over,
+        "ratio_carried": best[OURS] / max(*(best[name] for name in peers), 1e-9),
+        "ratio_most_in_time": over[OURS] / max(over[name] for name in peers),
+        "loads": {name: {f"{rate:.1f}": told for rate, told in by.items()} for name, by in loads.items()},
+    }
+    print({key: result[key] for key in ("carried_99_percent_in_time", "most_in_time_per_second", "ratio_carried")})
+    write_result("serving_peers", result, quick=asked.quick)
+
+
+if __name__ == "__main__":
+    main()

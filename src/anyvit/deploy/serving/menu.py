@@ -1,0 +1,164 @@
+"""What a server may answer with: the candidates of a bundle, or the one that boards are together, and their figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from anyvit.costs.budget import Budget
+from anyvit.costs.device import this_device
+from anyvit.data.preprocessing import Preprocessing
+from anyvit.deploy.bundle import Bundle
+from anyvit.deploy.spread.placed import Placed, is_placed
+from anyvit.errors import BudgetError, SettingError, unknown
+from anyvit.scaling.candidate import Result
+from anyvit.scaling.search import TIMED, pareto
+
+
+class Menu:
+    """Candidates with their figures, from the most to the least accurate.
+
+    Args:
+        source: The bundle, or placed folder.
+        results: Those that are offered.
+        withheld: By id, why a candidate of the source is not.
+
+    Attributes:
+        timed_here: Whether the latencies are of this machine.
+    """
+
+    def __init__(self, source: Bundle | Placed, results: Sequence[Result], withheld: Mapping[str, str]) -> None:
+        self.source = source
+        self.results = tuple(sorted(results, key=lambda result: -(result.accuracy or 0.0)))
+        self.withheld = dict(withheld)
+        self.timed_here = isinstance(source, Bundle) and source.measured_here
+        self.allowed = lru_cache(maxsize=256)(self._allowed)
+
+    @classmethod
+    def open(
+        cls, folder: str | Path, candidates: Sequence[str] | None = None, min_accuracy: float | None = None
+    ) -> Menu:
+        """Those of a folder that are worth serving: no other one beats them in both latency and accuracy.
+
+        Args:
+            folder: A bundle, or a folder placed on boards.
+            candidates: Ids: these instead.
+            min_accuracy: None below this accuracy, on the validation images.
+
+        Raises:
+            BundleError: The folder is damaged, or neither of the two.
+            SettingError: An unknown id.
+            BudgetError: None is as accurate as that.
+        """
+        source = Placed.load(folder) if is_placed(folder) else Bundle.load(folder)
+        results = {result.id: result for result in ((source.result,) if isinstance(source, Placed) else source.results)}
+        withheld: dict[str, str] = {}
+        if candidates is not None:
+            for id in candidates:
+                if id not in results:
+                    raise SettingError(unknown("candidate", id, results))
+            withheld |= {id: "not among the --candidates" for id in results if id not in candidates}
+        else:
+            front = {result.id for result in pareto(list(results.values()), "latency")}
+            beaten = {id for id in results if id not in front and front}
+            withheld |= dict.fromkeys(beaten, "another one is faster and as accurate")
+        if min_accuracy is not None:
+            inaccurate = {id for id, r in results.items() if id not in withheld and (r.accuracy or 0) < min_accuracy}
+            withheld |= dict.fromkeys(
+                inaccurate, f"below the accuracy of {min_accuracy:.1%} that --min-accuracy asks for"
+            )
+        offered = [result for id, result in results.items() if id not in withheld]
+        if not offered:
+            best = max(result.accuracy or 0.0 for result in results.values())
+            raise BudgetError(
+                f"no candidate of {folder} has an accuracy of {min_accuracy:.1%}: the best has {best:.1%}. "
+                "Lower --min-accuracy, or serve another bundle."
+            )
+        return cls(source, offered, withheld)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the probabilities."""
+        return self.source.classes
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What turns an image into pixels."""
+        return self.source.preprocessing
+
+    @property
+    def accuracies(self) -> dict[str, float]:
+        """Of each candidate that is offered; 0 where it is not known."""
+        return {result.id: result.accuracy or 0.0 for result in self.results}
+
+    def by_need(self) -> list[str]:
+        """Ids, those first that the server misses most: the most accurate, the fastest, then by accuracy."""
+        fastest = min(self.results, key=lambda result: result.costs.get("latency", 0.0))
+        return list(dict.fromkeys([self.results[0].id, fastest.id, *(result.id for result in self.results)]))
+
+    def without(self, withheld: Mapping[str, str]) -> Menu:
+        """The menu less some candidates, and why."""
+        left = [result for result in self.results if result.id not in withheld]
+        menu = Menu(self.source, left, {**self.withheld, **withheld})
+        menu.timed_here = self.timed_here
+        return menu
+
+    def timed(self, latencies: Mapping[str, float]) -> Menu:
+        """The menu with latencies measured just now, in the place of timings from another machine, or of plans."""
+        if self.timed_here:
+            return self
+
+        def renewed(result: Result) -> Result:
+            counted = {cost: value for cost, value in result.costs.items() if cost not in TIMED}
+            return replace(result, costs={**counted, "latency": latencies[result.id]}, unstable=False)
+
+        menu = Menu(self.source, [renewed(result) for result in self.results], self.withheld)
+        menu.timed_here = True
+        return menu
+
+    def _allowed(self, budget: str) -> frozenset[str] | None:
+        """Ids of the candidates inside a budget; None: all. (`allowed` remembers.)
+
+        Raises:
+            SettingError: The budget cannot be read.
+            BudgetError: None is inside.
+        """
+        wanted = Budget.parse(budget)
+        if not wanted.bounds:
+            return None
+        if isinstance(self.source, Placed):
+            raise SettingError("a model on boards is one candidate: leave the budget out.")
+        device = this_device(self.source.document["device"]["kind"])
+        document = {
+            **self.source.document,
+            "candidates": [result.to_json() for result in self.results],
+            "device": {**asdict(device), "fingerprint": device.fingerprint},  # as they were timed here
+        }
+        return frozenset(result.id for result in replace(self.source, document=document).inside(wanted))
+
+    def to_json(self) -> dict[str, Any]:
+        """Of `/v1/model`, without what only the server knows."""
+        source = self.source
+        all_results = (source.result,) if isinstance(source, Placed) else source.results
+        known = {result.id: result for result in (*all_results, *self.results)}
+        ranked = sorted(known.values(), key=lambda result: -(result.accuracy or 0.0))
+        return {
+            "task": source.document.get("task", "classification"),
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.to_json(),
+            "measured_here": self.timed_here,
+            "device": str(this_device()),
+            "candidates": [
+                {
+                    "id": result.id,
+                    "accuracy": result.accuracy,
+                    "costs": dict(result.costs),
+                    "served": result.id not in self.withheld,
+                    "why": self.withheld.get(result.id),
+                }
+                for result in ranked
+            ],
+        }
