@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from anyvit.data import preprocessing
 from anyvit.data.preprocessing import INTERPOLATIONS, Preprocessing
 from anyvit.errors import SettingError
 from tests.data.conftest import picture
@@ -68,3 +69,20 @@ def test_batches_of_pixels_are_normalized_as_images_are():
     pixels = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images])
     expected = torch.stack([rule.normalize(image) for image in images])
     torch.testing.assert_close(rule.normalize_batch(pixels), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(500, 20), (31, 640), (97, 64)])
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
+def test_of_a_long_and_thin_image_only_what_is_kept_is_made(monkeypatch, size, interpolation):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    rule = Preprocessing(48, 0.9, interpolation)
+    whole = np.asarray(rule.crop(image), dtype=int)
+    monkeypatch.setattr(preprocessing, "MOST_RESIZED", 0)
+    difference = np.abs(np.asarray(rule.crop(image), dtype=int) - whole)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.5
+
+
+def test_a_line_of_pixels_takes_no_more_memory_than_what_is_kept():
+    assert Preprocessing(224).crop(Image.new("RGB", (50_000, 1), "red")).getpixel((5, 5)) == (255, 0, 0)

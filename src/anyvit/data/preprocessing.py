@@ -14,6 +14,9 @@ from torch import Tensor
 from anyvit.errors import SettingError
 
 INTERPOLATIONS = ("nearest", "box", "bilinear", "hamming", "bicubic", "lanczos")
+MOST_RESIZED = 1 << 26
+"""Pixels of a whole resized image, of which the centre is kept then."""
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -52,12 +55,19 @@ class Preprocessing:
 
     def crop(self, image: Image.Image) -> Image.Image:
         """The centre of `image` at the model's size, S x S."""
-        side, shorter = round(self.image_size / self.crop_ratio), min(image.size)
+        side, shorter, kept = round(self.image_size / self.crop_ratio), min(image.size), self.image_size
         width, height = (round(length * side / shorter) for length in image.size)
+        left, top = (width - kept) // 2, (height - kept) // 2
+        filter = Image.Resampling[self.interpolation.upper()]
+        if (
+            width * height > MOST_RESIZED
+        ):  # of a long and thin image what is kept alone is made: the same but for rounding
+            across, down = image.width / width, image.height / height
+            box = (left * across, top * down, (left + kept) * across, (top + kept) * down)
+            return image.resize((kept, kept), filter, box)
         if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
-        left, top = (width - self.image_size) // 2, (height - self.image_size) // 2
-        return image.crop((left, top, left + self.image_size, top + self.image_size))
+            image = image.resize((width, height), filter)
+        return image.crop((left, top, left + kept, top + kept))
 
     def normalize(self, image: Image.Image) -> Tensor:
         """The float32 tensor (3, H, W) of an RGB image, normalized."""

@@ -74,6 +74,7 @@ def serve(
         _see_that_installed("ray.serve", extra="ray")
         from anyvit.deploy.serving.ray_serve import serve_on_ray
 
+        _say_who_may_ask(host, progress)
         serve_on_ray(settings, host, port, replicas, placement, progress)
         return
     if replicas != "1" or placement is not None:
@@ -88,13 +89,17 @@ def _serve_here(settings: Settings, host: str, port: int, progress: Progress) ->
     service = settings.service(progress)
     server = Server(create_app(service, settings.limits), host, port)
     service.when_failed = server.end
-    if host not in LOOPBACK:
-        progress(Event("serve", f"anybody who reaches {host} may ask: put a proxy that asks who they are before it"))
+    _say_who_may_ask(host, progress)
     progress(Event("serve", f"{settings.folder} at {server.url} (page /, docs /docs); Ctrl-C ends"))
     server.serve_until_told()
     if service.failure:
         raise service.failure
     progress(Event("serve", "ended"))
+
+
+def _say_who_may_ask(host: str, progress: Progress) -> None:
+    if host not in LOOPBACK:
+        progress(Event("serve", f"anybody who reaches {host} may ask: put a proxy that asks who they are before it"))
 
 
 def _settings(

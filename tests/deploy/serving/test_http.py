@@ -163,7 +163,6 @@ def test_model_describes_itself(client, tiny_bundle):
     assert model["candidates"][1]["why"] == "not among the --candidates"
 
 
-@pytest.mark.xfail(strict=True, reason="the menu does not keep it yet")
 def test_model_tells_the_least_accuracy(client):
     assert client.ask("/v1/model").json["min_accuracy"] is None
 

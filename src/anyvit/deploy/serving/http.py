@@ -34,7 +34,8 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI, host: str, port: int) -> None:
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+        for name, level in (("uvicorn.error", logging.WARNING), ("python_multipart", logging.ERROR)):
+            logging.getLogger(name).setLevel(level)
         super().__init__(
             uvicorn.Config(
                 app,

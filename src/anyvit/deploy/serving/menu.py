@@ -25,13 +25,20 @@ class Menu:
         source: The bundle, or placed folder.
         results: Those that are offered.
         withheld: By id, why a candidate of the source is not.
+        min_accuracy: That was asked for.
 
     Attributes:
         timed_here: Whether the latencies are of this machine.
     """
 
-    def __init__(self, source: Bundle | Placed, results: Sequence[Result], withheld: Mapping[str, str]) -> None:
-        self.source = source
+    def __init__(
+        self,
+        source: Bundle | Placed,
+        results: Sequence[Result],
+        withheld: Mapping[str, str],
+        min_accuracy: float | None = None,
+    ) -> None:
+        self.source, self.min_accuracy = source, min_accuracy
         self.results = tuple(sorted(results, key=lambda result: -(result.accuracy or 0.0)))
         self.withheld = dict(withheld)
         self.timed_here = isinstance(source, Bundle) and source.measured_here
@@ -77,7 +84,7 @@ class Menu:
                 f"no candidate of {folder} has an accuracy of {min_accuracy:.1%}: the best has {best:.1%}. "
                 "Lower --min-accuracy, or serve another bundle."
             )
-        return cls(source, offered, withheld)
+        return cls(source, offered, withheld, min_accuracy)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,8 +98,8 @@ class Menu:
 
     @property
     def accuracies(self) -> dict[str, float]:
-        """Of each candidate that is offered; 0 where it is not known."""
-        return {result.id: result.accuracy or 0.0 for result in self.results}
+        """Of each candidate that is offered, where it is known."""
+        return {result.id: result.accuracy for result in self.results if result.accuracy is not None}
 
     def by_need(self) -> list[str]:
         """Ids, those first that the server misses most: the most accurate, the fastest, then by accuracy."""
@@ -102,7 +109,7 @@ class Menu:
     def without(self, withheld: Mapping[str, str]) -> Menu:
         """The menu less some candidates, and why."""
         left = [result for result in self.results if result.id not in withheld]
-        menu = Menu(self.source, left, {**self.withheld, **withheld})
+        menu = Menu(self.source, left, {**self.withheld, **withheld}, self.min_accuracy)
         menu.timed_here = self.timed_here
         return menu
 
@@ -115,7 +122,7 @@ class Menu:
             counted = {cost: value for cost, value in result.costs.items() if cost not in TIMED}
             return replace(result, costs={**counted, "latency": latencies[result.id]}, unstable=False)
 
-        menu = Menu(self.source, [renewed(result) for result in self.results], self.withheld)
+        menu = Menu(self.source, [renewed(result) for result in self.results], self.withheld, self.min_accuracy)
         menu.timed_here = True
         return menu
 
@@ -149,6 +156,7 @@ class Menu:
             "task": source.document.get("task", "classification"),
             "classes": list(self.classes),
             "preprocessing": self.preprocessing.to_json(),
+            "min_accuracy": self.min_accuracy,
             "measured_here": self.timed_here,
             "device": str(this_device()),
             "candidates": [

@@ -7,25 +7,25 @@ over batches, gives answers to who waits for them, and starts another engine whe
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
-from PIL import Image
+import torch
 from torch import Tensor
 
-from anyvit.costs.device import available_cores
 from anyvit.costs.timing import PROMISE_MARGIN
-from anyvit.data.decode import KINDS, TooManyPixelsError, decode_opened, open_encoded
+from anyvit.data.decode import TooManyPixelsError
 from anyvit.deploy.serving import calibration, problems
 from anyvit.deploy.serving.controller import Controller, Decision, Policy, Work
 from anyvit.deploy.serving.engine_link import Engine, EngineDied
+from anyvit.deploy.serving.lag import Lag
 from anyvit.deploy.serving.menu import Menu
 from anyvit.deploy.serving.problems import Problem
+from anyvit.deploy.serving.reading import Reader
 from anyvit.deploy.serving.service_times import ServiceTimes
 from anyvit.deploy.serving.telemetry import Telemetry
 from anyvit.errors import AnyViTError, BudgetError, DataError
@@ -34,8 +34,8 @@ from anyvit.protocols import Event, Progress, silent
 ATTEMPTS = 2
 """Engines that a batch is given to: one that ended while it computed may not have been at fault itself."""
 
-SMALL = 128 * 128
-"""Pixels of an image that is read faster than it is handed to another thread and back."""
+MOST_LAG = 0.25
+"""Of the objective: an event loop that is further behind turns requests away without a further look."""
 
 LEAST_PATIENCE_S = 5.0
 PATIENCE = 20.0
@@ -102,14 +102,16 @@ class Service:
     """Why it never became ready."""
     when_failed: Callable[[], None] = field(init=False, default=lambda: None)
     _sizes: dict[str, tuple[int, ...]] = field(init=False, default_factory=dict)
-    _pool: ThreadPoolExecutor = field(init=False)
+    _reader: Reader = field(init=False)
     _work_is_there: asyncio.Event = field(init=False)
+    _lag: Lag = field(init=False)
     _running: asyncio.Task[None] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(self.objective, self.menu.accuracies)
-        self._pool = ThreadPoolExecutor(available_cores(), "anyvit-decode")
+        self._reader = Reader(self.menu.preprocessing, self.most_pixels)
         self._work_is_there = asyncio.Event()
+        self._lag = Lag()
 
     @property
     def image_bytes(self) -> int:
@@ -124,17 +126,19 @@ class Service:
     def start(self) -> None:
         """Begin to become ready. Must be called on the event loop."""
         self._running = asyncio.create_task(self._keep_running())
+        self._lag.watch()
 
     async def stop(self) -> None:
         """End the engine. Whoever still waits gets an error."""
         self.ready = False
+        self._lag.stop()
         if self._running:
             self._running.cancel()
             with suppress(asyncio.CancelledError):
                 await self._running
         self._refuse_waiting(lambda work: True, "the server ends")
         await self.engine.stop()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._reader.close()
 
     async def answer(
         self, images: Sequence[bytes], *, deadline: float | None = None, budget: str | None = None
@@ -154,18 +158,18 @@ class Service:
             SettingError: The budget cannot be read.
         """
         controller = self._controller_if_ready()
+        if self._lag.seconds > MOST_LAG * self.objective:
+            self.telemetry.shed(len(images))
+            raise problems.overloaded(1.0)
         allowed = self.menu.allowed(budget) if budget else None
         now = time.monotonic()
-        until = now + (self.objective if deadline is None else deadline) / PROMISE_MARGIN
+        arrived = now - self._lag.seconds
+        until = arrived + (self.objective if deadline is None else deadline) / PROMISE_MARGIN
         self._admit(controller, len(images), until, now, allowed)
-        if len(images) == 1:
-            return [await self._answer(controller, images[0], now, until, allowed)]
-        answers = [asyncio.ensure_future(self._answer(controller, image, now, until, allowed)) for image in images]
         try:
-            return await asyncio.gather(*answers)
-        except BaseException:
-            for answer in answers:
-                answer.cancel()
+            return await _all(self._answer(controller, image, arrived, until, allowed) for image in images)
+        except asyncio.CancelledError:
+            self.telemetry.left(len(images))
             raise
 
     def _controller_if_ready(self) -> Controller:
@@ -191,42 +195,28 @@ class Service:
     async def _answer(
         self, controller: Controller, image: bytes, arrived: float, until: float, allowed: frozenset[str] | None
     ) -> Said | DataError:
-        loop = asyncio.get_running_loop()
         try:
-            opened = open_encoded(image, most_pixels=self.most_pixels)
-            if opened.width * opened.height <= SMALL:
-                pixels = self._pixels(opened, until)
-            else:
-                pixels = await loop.run_in_executor(self._pool, self._pixels, opened, until)
+            pixels = await self._reader.pixels(image, until)
         except BaseException as error:
             controller.give_up()
             self._note_unread(error)
             if isinstance(error, DataError) and not isinstance(error, TooManyPixelsError):
                 return error
             raise
-        work = Work(arrived, until, allowed, _Pending(pixels, loop.create_future()))
+        work = Work(arrived, until, allowed, _Pending(pixels, asyncio.get_running_loop().create_future()))
         controller.add(work)
         self._work_is_there.set()
         try:
             return await work.payload.said
         except asyncio.CancelledError:
             controller.cancel(work)
-            self.telemetry.left()
             raise
-
-    def _pixels(self, opened: Image.Image, until: float) -> bytes:
-        """What the engine takes of an image, unless its time is over."""
-        if time.monotonic() > until:
-            raise problems.deadline_exceeded("the image waited too long to be read")
-        return self.menu.preprocessing.crop(decode_opened(opened)).tobytes()
 
     def _note_unread(self, error: BaseException) -> None:
         if isinstance(error, DataError):
             self.telemetry.unreadable()
         elif isinstance(error, Problem):
             self.telemetry.expired(1)
-        else:
-            self.telemetry.left()
 
     async def _keep_running(self) -> None:
         """Keep an engine at work, whatever becomes of engines."""
@@ -248,7 +238,12 @@ class Service:
                 if self.controller is None:
                     self.failure = error
                 log.warning("the engine does not start: %s", error)
+            except Exception as error:  # nobody else would hear of it
+                log.exception("the server cannot go on")
+                self.failure = AnyViTError(f"{type(error).__name__}: {error}")
             if self.failure:
+                self.ready = False
+                self._refuse_waiting(lambda work: True, str(self.failure))
                 self.when_failed()
                 return
             pause = 0.0 if time.monotonic() - begun > LONGEST_PAUSE_S else min(2 * pause + 0.1, LONGEST_PAUSE_S)
@@ -267,18 +262,10 @@ class Service:
             self._sizes = {id: self.controller.times.sizes(id) for id in self.controller.ladder}
         else:
             await calibration.warm(self.engine, self._sizes, self.image_bytes)
-        self._read_once()
+        self._reader.warm()
         self.ready = True
         ladder = ", ".join(self.controller.ladder)
         progress(Event("serve", f"ready: {ladder} ({holding.memory / 1e6:.0f} MB)"))
-
-    def _read_once(self) -> None:
-        """Read an image of each kind: decoders load when they are first used."""
-        side = self.menu.preprocessing.image_size
-        for kind in KINDS:
-            content = io.BytesIO()
-            Image.new("RGB", (side + 1, side + 2)).save(content, kind)
-            self._pixels(open_encoded(content.getvalue()), float("inf"))
 
     def _see_that_fast_enough(self, times: calibration.Times) -> None:
         fastest = min(times.whole, key=lambda id: times.whole[id][1])
@@ -292,7 +279,7 @@ class Service:
     def _controlled(self, times: calibration.Times) -> Controller:
         """A controller over the candidates that are of use: each carries more than all that are more accurate."""
         objective = self.objective / PROMISE_MARGIN
-        accuracies = {id: self.menu.accuracies[id] for id in times.whole}
+        accuracies = {id: self.menu.accuracies.get(id, 0.0) for id in times.whole}
         every = Controller(accuracies, ServiceTimes(times.whole), objective, self.policy)
         most, useful = 0.0, []
         for id in every.ladder:
@@ -325,6 +312,8 @@ class Service:
         pixels = [work.payload.pixels for work in decision.batch]
         try:
             answers, computed = await self.engine.run(id, pixels, patience=max(PATIENCE * expected, LEAST_PATIENCE_S))
+            if not torch.isfinite(answers).all():
+                raise AnyViTError(f"{id} answered with numbers that are not finite")
         except AnyViTError as error:
             controller.failed(time.monotonic())
             for work in decision.batch:
@@ -365,6 +354,20 @@ class Service:
             self.controller.cancel(work)
             self.telemetry.failed()
             _fail(work, problems.not_ready(why, START_S))
+
+
+async def _all(answers: Iterable[Coroutine[Any, Any, Said | DataError]]) -> list[Said | DataError]:
+    """All of them; where one fails, or this is cancelled, the others are cancelled."""
+    first, *others = answers
+    if not others:
+        return [await first]
+    tasks = [asyncio.create_task(answer) for answer in (first, *others)]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        raise
 
 
 def _fail(work: Work, problem: Problem) -> None:

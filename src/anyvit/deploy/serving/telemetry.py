@@ -32,7 +32,8 @@ class _Second:
 
     def to_json(self, accuracies: Mapping[str, float]) -> dict[str, Any]:
         answered = len(self.latencies)
-        right = sum(accuracies.get(id, 0.0) * count for id, count in self.candidates.items())
+        known = {id: count for id, count in self.candidates.items() if id in accuracies}
+        right = sum(accuracies[id] * count for id, count in known.items())
         return {
             "at": self.at,
             "requests": self.requests,
@@ -41,7 +42,7 @@ class _Second:
             "shed": self.shed,
             "failed": self.failed,
             "p99_ms": 1e3 * float(np.quantile(self.latencies, 0.99)) if answered else None,
-            "accuracy": right / answered if answered else None,
+            "accuracy": right / sum(known.values()) if known else None,
             "candidates": dict(self.candidates),
         }
 
@@ -51,7 +52,7 @@ class Telemetry:
 
     Args:
         objective: Seconds that an answer may take.
-        accuracies: Of each candidate.
+        accuracies: Of each candidate, where it is known.
     """
 
     def __init__(self, objective: float, accuracies: Mapping[str, float]) -> None:
@@ -119,9 +120,9 @@ class Telemetry:
         self._images.labels("failed").inc()
         self._count_failed(1)
 
-    def left(self) -> None:
-        """A client left before the answer to an image."""
-        self._images.labels("left").inc()
+    def left(self, images: int) -> None:
+        """A client left before the answer to its images."""
+        self._images.labels("left").inc(images)
 
     def unreadable(self) -> None:
         """An image cannot be read."""
