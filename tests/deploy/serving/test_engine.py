@@ -17,7 +17,7 @@ from anyvit.deploy.serving import calibration
 from anyvit.deploy.serving.engine import Model
 from anyvit.deploy.serving.engine_link import Engine, EngineDied
 from anyvit.errors import AnyViTError, BundleError
-from anyvit.scaling.candidate import Cascade
+from anyvit.scaling.candidate import Cascade, Step
 from tests.deploy.tiny import PREPROCESSING, RESULTS, digits
 
 IDS = [result.id for result in RESULTS]
@@ -56,6 +56,13 @@ def test_memory_bounds_how_many_candidates_are_held(tiny_bundle):
     assert why.startswith("memory: ")
     assert model.resident == IDS[:1]
     assert model.hold(RESULTS[2], UNLIMITED) is None
+
+
+def test_what_cannot_be_built_is_left_out_with_its_reason(tiny_bundle):
+    model = Model(load(tiny_bundle.folder))
+    strange = replace(RESULTS[0], candidate=replace(RESULTS[0].candidate, backend=Step("torch", {"precision": "int3"})))
+    assert "it cannot be built: " in model.hold(strange, UNLIMITED)
+    assert model.resident == []
 
 
 def test_a_cascade_is_timed_where_every_image_goes_on(tiny_bundle):

@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from anyvit.deploy.serving import service
 from tests.deploy.serving.over_http import FORM, GatedEngine, form, picture
 
 GOOD = picture()
@@ -133,8 +132,8 @@ def test_image_that_two_engines_die_of_is_given_up(client, pool, occupied):
     assert len(client.engine.asked) == 2
 
 
-def test_image_that_cannot_wait_for_another_engine_is_told_so(client, pool, occupied, monkeypatch):
-    monkeypatch.setattr(service, "START_S", 3600.0)  # so long that nobody waits for it
+def test_image_that_cannot_wait_for_another_engine_is_told_so(client, pool, occupied):
+    client.service._start_s = 3600.0  # so long that nobody waits for it
     behind = wait_behind(client, pool)
     client.engine.deadly, client.engine.closed = 1, False
     see(behind.result(), 503, "not_ready")

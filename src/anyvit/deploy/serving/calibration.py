@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from random import Random
 from statistics import median
 
+from anyvit.costs.timing import PROMISE_MARGIN
+from anyvit.deploy.serving.controller import Controller
 from anyvit.deploy.serving.engine_link import PATIENCE_S, Engine
+from anyvit.errors import BudgetError
 from anyvit.protocols import Event, Progress, silent
 
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
@@ -55,6 +58,36 @@ async def measure(
     return Times(
         *({id: {size: median(all[id, size]) for size in sizes[id]} for id in ids} for all in (whole, computing))
     )
+
+
+def useful(controller: Controller, objective: float) -> tuple[list[str], dict[str, str]]:
+    """Which candidates of a controller are of use: each carries more than all that are more accurate.
+
+    Args:
+        controller: Over all candidates, as they were timed.
+        objective: Seconds from the arrival of a request to its answer, nothing spared.
+
+    Returns:
+        Their ids, and of the others why not.
+
+    Raises:
+        BudgetError: Not even one image is answered within the objective.
+    """
+    times, most, found = controller.times, 0.0, list[str]()
+    fastest = min(controller.ladder, key=lambda id: times.table(id, 1))
+    needs = PROMISE_MARGIN * times.table(fastest, 1)
+    if needs > objective:
+        raise BudgetError(
+            f"--slo {1e3 * objective:g}ms cannot be kept here: the fastest candidate, {fastest}, needs "
+            f"{1e3 * needs:.3g} ms for one image, with 5% to spare. Allow more, or shrink the model."
+        )
+    for id in controller.ladder:
+        carried = controller.carries(id, 0.0)
+        if carried > most:
+            most = carried
+            found.append(id)
+    why = "a more accurate one carries as many images a second within the objective"
+    return found, {id: why for id in controller.ladder if id not in found}
 
 
 async def warm(engine: Engine, sizes: Mapping[str, Sequence[int]], image_bytes: int) -> None:

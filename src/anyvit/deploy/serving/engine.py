@@ -28,7 +28,7 @@ from anyvit.costs.memory import resident_memory
 from anyvit.deploy.prediction import Answering, Asking
 from anyvit.deploy.runtime import load
 from anyvit.deploy.serving import frames
-from anyvit.errors import AnyViTError, told
+from anyvit.errors import AnyViTError, ModelError, told
 from anyvit.scaling.candidate import Cascade, Result
 
 
@@ -49,10 +49,14 @@ class Model:
         """Make a candidate ready and let it answer once.
 
         Returns:
-            None, or the reason why it is not held: memory beyond `limit` bytes, unless it is the first one.
+            None, or the reason why it is not held: it cannot be built here, or needs memory beyond `limit` bytes (but
+            one candidate is held whatever it needs).
         """
-        ask = self.answering.asking(result)
-        ask(self._noise())()
+        try:
+            ask = self.answering.asking(result)
+            ask(self._noise())()
+        except AnyViTError as error:
+            return f"it cannot be built: {error}"
         used = resident_memory()
         if used > limit and self._asking:
             self.answering.release(result)
@@ -98,6 +102,8 @@ def _open(opening: Mapping[str, Any], answers: BinaryIO) -> Model:
         _say(answers, {"loading": id})
         if why := model.hold(by_id[id], opening["memory"]):
             left_out[id] = why
+    if not model.resident:
+        raise ModelError("; ".join(f"{id}: {why}" for id, why in left_out.items()))
     _say(answers, {"resident": model.resident, "left_out": left_out, "bytes": resident_memory()})
     return model
 

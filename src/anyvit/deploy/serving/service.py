@@ -21,14 +21,14 @@ from anyvit.costs.timing import PROMISE_MARGIN
 from anyvit.data.decode import TooManyPixelsError
 from anyvit.deploy.serving import calibration, problems
 from anyvit.deploy.serving.controller import Controller, Decision, Policy, Work
-from anyvit.deploy.serving.engine_link import Engine, EngineDied
+from anyvit.deploy.serving.engine_link import Engine, EngineDied, Holding
 from anyvit.deploy.serving.lag import Lag
 from anyvit.deploy.serving.menu import Menu
 from anyvit.deploy.serving.problems import Problem
 from anyvit.deploy.serving.reading import Reader
 from anyvit.deploy.serving.service_times import ServiceTimes
 from anyvit.deploy.serving.telemetry import Telemetry
-from anyvit.errors import AnyViTError, BudgetError, DataError
+from anyvit.errors import AnyViTError, DataError
 from anyvit.protocols import Event, Progress, silent
 
 ATTEMPTS = 2
@@ -73,6 +73,7 @@ class _Pending:
 
     pixels: bytes
     said: asyncio.Future[Said]
+    unseen_s: float  # that its request has waited before it was seen
     attempts: int = 0
 
 
@@ -101,7 +102,8 @@ class Service:
     failure: AnyViTError | None = field(init=False, default=None)
     """Why it never became ready."""
     when_failed: Callable[[], None] = field(init=False, default=lambda: None)
-    _sizes: dict[str, tuple[int, ...]] = field(init=False, default_factory=dict)
+    _start_s: float = field(init=False, default=START_S)
+    """What starting an engine anew took last."""
     _reader: Reader = field(init=False)
     _work_is_there: asyncio.Event = field(init=False)
     _lag: Lag = field(init=False)
@@ -163,18 +165,17 @@ class Service:
             raise problems.overloaded(1.0)
         allowed = self.menu.allowed(budget) if budget else None
         now = time.monotonic()
-        arrived = now - self._lag.seconds
-        until = arrived + (self.objective if deadline is None else deadline) / PROMISE_MARGIN
+        until = now - self._lag.seconds + (self.objective if deadline is None else deadline) / PROMISE_MARGIN
         self._admit(controller, len(images), until, now, allowed)
         try:
-            return await _all(self._answer(controller, image, arrived, until, allowed) for image in images)
+            return await _all(self._answer(controller, image, now, until, allowed) for image in images)
         except asyncio.CancelledError:
             self.telemetry.left(len(images))
             raise
 
     def _controller_if_ready(self) -> Controller:
         if not self.ready or self.controller is None:
-            raise problems.not_ready("the model is not ready to answer yet", 2.0)
+            raise problems.not_ready("the model is not ready to answer yet", self._start_s)
         return self.controller
 
     def _admit(
@@ -203,11 +204,12 @@ class Service:
             if isinstance(error, DataError) and not isinstance(error, TooManyPixelsError):
                 return error
             raise
-        work = Work(arrived, until, allowed, _Pending(pixels, asyncio.get_running_loop().create_future()))
+        pending = _Pending(pixels, asyncio.get_running_loop().create_future(), self._lag.seconds)
+        work = Work(arrived, until, allowed, pending)
         controller.add(work)
         self._work_is_there.set()
         try:
-            return await work.payload.said
+            return await pending.said
         except asyncio.CancelledError:
             controller.cancel(work)
             raise
@@ -233,7 +235,7 @@ class Service:
                 if self.controller is None and deaths == FIRST_ENGINES:
                     self.failure = AnyViTError(f"{death}, {deaths} times before it was ready: see what it printed.")
                 log.warning("%s; another one is started", death)
-                self._refuse_waiting(lambda work: work.deadline < time.monotonic() + START_S, str(death))
+                self._refuse_waiting(lambda work: work.deadline < time.monotonic() + self._start_s, str(death))
             except AnyViTError as error:
                 if self.controller is None:
                     self.failure = error
@@ -250,44 +252,32 @@ class Service:
             await asyncio.sleep(pause)
 
     async def _start_engine(self) -> None:
-        progress = self.progress
-        progress(Event("serve", "starting the engine", 0.0))
-        holding = await self.engine.start(progress)
+        begun = time.monotonic()
+        self.progress(Event("serve", "starting the engine", 0.0))
+        holding = await self.engine.start(self.progress)
         if self.controller is None:
             self.menu = self.menu.without(holding.left_out)
-            times = await calibration.measure(self.engine, holding.resident, self.image_bytes, self.objective, progress)
-            self._see_that_fast_enough(times)
-            self.menu = self.menu.timed({id: row[1] for id, row in times.computing.items()})
-            self.controller = self._controlled(times)
-            self._sizes = {id: self.controller.times.sizes(id) for id in self.controller.ladder}
+            self._reader.warm()
+            self.controller = await self._calibrated(holding)
         else:
-            await calibration.warm(self.engine, self._sizes, self.image_bytes)
-        self._reader.warm()
+            sizes = {id: self.controller.times.sizes(id) for id in self.controller.ladder}
+            await calibration.warm(self.engine, sizes, self.image_bytes)
+            self._start_s = time.monotonic() - begun
         self.ready = True
         ladder = ", ".join(self.controller.ladder)
-        progress(Event("serve", f"ready: {ladder} ({holding.memory / 1e6:.0f} MB)"))
+        self.progress(Event("serve", f"ready: {ladder} ({holding.memory / 1e6:.0f} MB)"))
 
-    def _see_that_fast_enough(self, times: calibration.Times) -> None:
-        fastest = min(times.whole, key=lambda id: times.whole[id][1])
-        needs = PROMISE_MARGIN * times.whole[fastest][1]
-        if needs > self.objective:
-            raise BudgetError(
-                f"--slo {1e3 * self.objective:g}ms cannot be kept here: the fastest candidate, {fastest}, needs "
-                f"{1e3 * needs:.3g} ms for one image, with 5% to spare. Allow more, or shrink the model."
-            )
-
-    def _controlled(self, times: calibration.Times) -> Controller:
-        """A controller over the candidates that are of use: each carries more than all that are more accurate."""
+    async def _calibrated(self, holding: Holding) -> Controller:
+        """A controller over what the engine holds, as it is timed now."""
+        times = await calibration.measure(
+            self.engine, holding.resident, self.image_bytes, self.objective, self.progress
+        )
+        self.menu = self.menu.timed({id: row[1] for id, row in times.computing.items()})
+        accuracies = {id: self.menu.accuracies.get(id, 0.0) for id in holding.resident}
         objective = self.objective / PROMISE_MARGIN
-        accuracies = {id: self.menu.accuracies.get(id, 0.0) for id in times.whole}
         every = Controller(accuracies, ServiceTimes(times.whole), objective, self.policy)
-        most, useful = 0.0, []
-        for id in every.ladder:
-            if (carried := every.carries(id, 0.0)) > most:
-                most = carried
-                useful.append(id)
-        slow = "a more accurate one carries as many images a second within the objective"
-        self.menu = self.menu.without({id: slow for id in every.ladder if id not in useful})
+        useful, useless = calibration.useful(every, self.objective)
+        self.menu = self.menu.without(useless)
         self.telemetry.serves(useful)
         return Controller({id: accuracies[id] for id in useful}, every.times, objective, self.policy)
 
@@ -330,7 +320,7 @@ class Service:
         for work, probabilities in zip(decision.batch, answers, strict=True):
             if not work.payload.said.done():
                 readers += 1
-                self.telemetry.answered(id, now - work.arrived)
+                self.telemetry.answered(id, now - work.arrived + work.payload.unseen_s)
                 work.payload.said.set_result(Said(probabilities, id, begun - work.arrived, computed))
         self.telemetry.batch(id, len(decision.batch), now - begun, readers)
 
@@ -353,7 +343,7 @@ class Service:
         for work in [work for work in self.controller.waiting if which(work)]:
             self.controller.cancel(work)
             self.telemetry.failed()
-            _fail(work, problems.not_ready(why, START_S))
+            _fail(work, problems.not_ready(why, self._start_s))
 
 
 async def _all(answers: Iterable[Coroutine[Any, Any, Said | DataError]]) -> list[Said | DataError]:
