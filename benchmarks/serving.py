@@ -33,8 +33,10 @@ from servers import (
     stay_on_the_last_core,
 )
 
-SHARES = (0.02, 0.25, 0.5, 0.75, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
+SHARES = (0.05, 0.4, 0.7, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
 """Of what the largest candidate carries."""
+TRIED = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Of what the engine of the largest candidate computes alone: the loads of which the best counts as carried."""
 SIDES = ("adaptive", "largest", "smallest")
 LEAST_REQUESTS = 200
 PAUSE = 3.0
@@ -42,11 +44,15 @@ PAUSE = 3.0
 
 
 def carried(server: Server, pictures: Pictures, slo: float, seconds: float) -> float:
-    """Images a second that a server answers within the objective, where more than enough come."""
+    """The most images a second that a server answers within the objective, at any load that is tried."""
     batches = server.told("/v1/model")["candidates"]
-    most = max(int(size) / ms for each in batches for size, ms in each["batch_ms"].items() if each["served"])
-    report = summarize(send(server, pictures, poisson(1500 * most, seconds, seed=7)), slo, seconds=seconds)
-    return (report.inside or 0.0) * report.asked_rate
+    alone = max(1e3 * int(size) / ms for each in batches for size, ms in each["batch_ms"].items() if each["served"])
+    most = 0.0
+    for place, share in enumerate(TRIED):
+        sent = send(server, pictures, poisson(share * alone, seconds, seed=100 + place))
+        report = summarize(sent, slo, seconds=seconds)
+        most = max(most, (report.inside or 0.0) * report.asked_rate)
+    return most
 
 
 def step(server: Server, pictures: Pictures, rate: float, slo: float, seconds: float, seed: int) -> dict[str, Any]:
@@ -130,11 +136,11 @@ def main() -> None:
                 served = [each["id"] for each in servers[name].told("/v1/model")["candidates"] if each["served"]]
         stay_on_the_last_core()
         pictures = pictures_for(servers["adaptive"], asked.data)
-        strength = {name: carried(servers[name], pictures, slo, 5.0) for name in ("largest", "smallest")}
-        print(f"carried within {asked.slo}: {strength}, candidates {served}", flush=True)
+        strength = carried(servers["largest"], pictures, slo, 1.0 if asked.quick else 5.0)
+        print(f"the largest candidate carries {strength:.0f}/s within {asked.slo}; candidates {served}", flush=True)
         steps = []
         for place, share in enumerate(SHARES):
-            rate = share * strength["largest"]
+            rate = share * strength
             order = SIDES[place % 3 :] + SIDES[: place % 3]
             sides = {name: step(servers[name], pictures, rate, slo, seconds, place) for name in order}
             steps.append({"share_of_largest": share, "rate": rate, "sides": sides, **verdict(sides)})
@@ -145,7 +151,7 @@ def main() -> None:
         "bundle": served,
         "slo_ms": 1e3 * slo,
         "seconds": seconds,
-        "carried_per_second": strength,
+        "largest_carries_per_second": strength,
         "never_below": all(each["not_below_its_interval"] for each in steps),
         "steps": steps,
     }

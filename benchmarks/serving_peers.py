@@ -35,9 +35,9 @@ from servers import (
 )
 
 OURS = "anyvit"
-BATCHES = ((1, 0.0), (4, 0.002), (8, 0.005), (16, 0.01))
+BATCHES = ((1, 0.0), (4, 0.002), (8, 0.01))
 """The most images of a LitServe batch, and the seconds that one waits to fill."""
-SHARES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.5, 2.0)
+SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5)
 IN_TIME = 0.99
 
 

@@ -1,23 +1,35 @@
-"""What runs in Ray's proxy, which stands between clients and replicas: it loads this by name, so this needs little.
+"""What stands around Ray's proxy, which stands between clients and replicas. It is loaded there, so it needs little.
 
-What a replica answers passes unchanged. Where none answers, the proxy has plain text or nothing: here it becomes JSON,
-as every other error is.
+What a replica answers passes unchanged.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
+from itertools import count
+from math import inf
+from time import monotonic
 
 from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anyvit.deploy.serving import problems
+from anyvit.deploy.serving.lag import Lag
 from anyvit.deploy.serving.problems import Problem
+
+OBJECTIVE = "ANYVIT_SERVE_OBJECTIVE"
+"""The variable of the environment that tells it, in seconds."""
 
 OF_RAY = "/-/"
 """Paths that Ray answers for its own use."""
+
+PREDICT, DEADLINE = "/v1/predict", b"anyvit-deadline"
+
+MOST_LAG = 0.25
+"""Of the objective: an event loop that is further behind turns requests away without a further look."""
 
 RETRY_S = 1.0
 
@@ -38,26 +50,61 @@ known = Known()
 
 def middlewares() -> list[Middleware]:
     """What Ray puts around its proxy."""
-    return [Middleware(InOurWords)]
+    return [Middleware(Door, objective=float(os.environ[OBJECTIVE]))]
 
 
-class InOurWords:
-    """Around an application: its answers, and JSON in the place of an error that is none or of no answer at all.
+class Door:
+    """Around Ray's proxy: turns away what would wait in Ray, and makes JSON of an error that is none, or of silence.
+
+    A replica's controller answers within the objective, or says that it cannot. Where a request has waited longer, and
+    none that came later was answered either, it waits in Ray, which takes more requests than it gets done: others are
+    told at once, until it has caught up.
 
     Args:
         app: Ray's proxy.
+        objective: Seconds from the arrival of a request to its answer.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, objective: float) -> None:
+        self._app, self._objective = app, objective
+        self._waiting: dict[int, float] = {}  # since when; the oldest first
+        self._numbers = count()
+        self._lag: Lag | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith(OF_RAY):
             await self._app(scope, receive, send)
-            return
-        if known.replicas == 0:
+        elif known.replicas == 0:
             await _say(_problem(503), send)
-            return
+        elif scope["path"] != PREDICT:
+            await self._pass(scope, receive, send)
+        elif self._is_behind():
+            await _say(_problem(429), send)
+        else:
+            await self._ask(scope, receive, send)
+
+    async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A question: it waits from its last byte on, unless its client has said how long it may take."""
+        number = next(self._numbers)
+        patient = any(name == DEADLINE for name, _ in scope["headers"])
+
+        async def note_end() -> Message:
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False) and not patient:
+                self._waiting[number] = monotonic()
+            return message
+
+        async def note_answer(message: Message) -> None:
+            while number in self._waiting:  # who came before and is not answered yet waits in a replica
+                del self._waiting[next(iter(self._waiting))]
+            await send(message)
+
+        try:
+            await self._pass(scope, note_end, note_answer)
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
         status: int | None = None  # of what the proxy says itself
         begun = False
 
@@ -72,6 +119,13 @@ class InOurWords:
         await self._app(scope, receive, pass_on)
         if not begun:
             await _say(_problem(status), send)
+
+    def _is_behind(self) -> bool:
+        if self._lag is None:
+            self._lag = Lag()
+            self._lag.watch()
+        since = next(iter(self._waiting.values()), inf)
+        return monotonic() - since > self._objective or self._lag.seconds > MOST_LAG * self._objective
 
 
 def _is_of_proxy(start: Message) -> bool:

@@ -1,4 +1,4 @@
-"""Which replica a request goes to. Ray copies what is in this file into its proxy: what stays there is in `ray_proxy`."""
+"""Which replica gets a request. Ray copies this file into its proxy whole; what is to last there is in `ray_proxy`."""
 
 from __future__ import annotations
 

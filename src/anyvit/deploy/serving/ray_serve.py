@@ -8,8 +8,6 @@ Each replica is the whole server: its own controller decides which candidate ans
 
 from __future__ import annotations
 
-import logging
-import os
 import re
 import signal
 import threading
@@ -20,11 +18,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 
 from anyvit.deploy.serving.http import DRAIN_S, KEEP_ALIVE_S, listening
 from anyvit.deploy.serving.menu import Menu
+from anyvit.deploy.serving.ray_cluster import cluster, see_room
 from anyvit.deploy.serving.ray_options import ONGOING, READINESS_S, placement_of, scale_of, scaling
 from anyvit.deploy.serving.ray_proxy import RETRY_S
 from anyvit.deploy.serving.ray_replica import Replica
@@ -74,47 +72,17 @@ def serve_on_ray(
     with listening(host, port) as free:
         port = free.getsockname()[1]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    with suppress(KeyboardInterrupt), _cluster() as ours, _sigterm_as_ctrl_c():
-        _see_room(options, progress)
+    with suppress(KeyboardInterrupt), cluster(settings.objective) as ours, _sigterm_as_ctrl_c():
+        see_room(options, progress)
         with _ray_serve(host, port, settings, ours=ours):
             progress(Event("serve", f"starting {replicas} replica{'s' * (most > 1)} on Ray"))
             _deploy(settings, least, most, options)
             progress(Event("serve", f"{settings.folder} at {url} (page /, docs /docs); Ctrl-C ends"))
-            _watch(progress)
+            try:
+                _watch(progress)
+            finally:
+                serve.delete(NAME)  # what has begun is finished
     progress(Event("serve", "ended"))
-
-
-@contextmanager
-def _cluster() -> Iterator[bool]:
-    """Be connected to the cluster that is running, or else to a new one on this machine; whether it ends with this."""
-    if ray.is_initialized():
-        yield False
-        return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    around_proxy = {"RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "anyvit.deploy.serving.ray_proxy:middlewares"}
-    options: dict[str, Any] = {
-        "include_dashboard": False,
-        "log_to_driver": False,
-        "configure_logging": False,
-        "runtime_env": {"env_vars": around_proxy},
-    }
-    try:
-        yield _connect(options)
-    finally:
-        ray.shutdown()
-
-
-def _connect(options: Mapping[str, Any]) -> bool:
-    try:
-        ray.init("auto", **options)
-    except ConnectionError as error:
-        if address := os.environ.get("RAY_ADDRESS"):
-            raise AnyViTError(f"no Ray cluster answers at RAY_ADDRESS={address}: start it, or unset this.") from error
-        ray.init("local", **options)
-        return True
-    return False
 
 
 @contextmanager
@@ -131,7 +99,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 @contextmanager
 def _ray_serve(host: str, port: int, settings: Settings, *, ours: bool) -> Iterator[None]:
-    """Ray Serve at an address; in the end, requests that have begun are finished."""
+    """Ray Serve at an address."""
     if serve.status().proxies:
         raise SettingError(
             "Ray Serve runs on this cluster already, at an address of its own. End it with `serve shutdown`, or name "
@@ -147,11 +115,8 @@ def _ray_serve(host: str, port: int, settings: Settings, *, ours: bool) -> Itera
         serve.start("EveryNode" if host in ("0.0.0.0", "::") else "HeadOnly", http, logging_config=QUIET)
         yield
     finally:
-        try:
-            serve.delete(NAME)
-        finally:
-            if not ours:  # else it ends with the cluster
-                serve.shutdown()
+        if not ours:  # else it ends with the cluster
+            serve.shutdown()
 
 
 def _deploy(settings: Settings, least: int, most: int, placement: Mapping[str, Any]) -> None:
@@ -174,21 +139,15 @@ def _deploy(settings: Settings, least: int, most: int, placement: Mapping[str, A
     try:
         serve.run(application, name=NAME)
     except RuntimeError as error:
-        raise _told_by_replica(str(error)) from error
+        raise _told_by_replica(error) from error
 
 
-def _told_by_replica(text: str) -> AnyViTError:
+def _told_by_replica(error: RuntimeError) -> AnyViTError:
     """What a replica raised, from the text that Ray makes of it."""
+    application = serve.status().applications.get(NAME)
+    text = application.deployments["Replica"].message if application else ""
     ours = re.findall(r"^anyvit\.errors\.(\w+): (.+)$", text, re.MULTILINE)
-    return retold(*ours[-1]) if ours else AnyViTError(f"the replicas do not start: {text.strip().splitlines()[-1]}")
-
-
-def _see_room(placement: Mapping[str, Any], progress: Progress) -> None:
-    wanted = {"CPU": placement["num_cpus"], "GPU": placement["num_gpus"], **placement["resources"]}
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    if not any(all(machine.get(name, 0.0) >= amount for name, amount in wanted.items()) for machine in machines):
-        words = ", ".join(f"{name}={amount:g}" for name, amount in wanted.items() if amount)
-        progress(Event("serve", f"no machine of the cluster has {words}: replicas wait until one joins"))
+    return retold(*ours[-1]) if ours else AnyViTError(f"the replicas do not start: {text.strip() or error}")
 
 
 def _watch(progress: Progress) -> None:
