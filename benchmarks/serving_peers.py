@@ -12,10 +12,10 @@ answered within the objective; beside it stands what is answered in time where m
 from __future__ import annotations
 
 import argparse
-import io
 import sys
 from contextlib import ExitStack
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from anyvit.costs.units import TIME, read_amount
@@ -34,49 +34,11 @@ from servers import (
     stay_on_the_last_core,
 )
 
-OURS = "anyvit"
+OURS, LITSERVE = "anyvit", Path(__file__).with_name("litserve_server.py")
 BATCHES = ((1, 0.0), (4, 0.002), (8, 0.01))
 """The most images of a LitServe batch, and the seconds that one waits to fill."""
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0, 1.5)
 IN_TIME = 0.99
-
-
-def serve_with_litserve(bundle: str, candidate: str, most: int, wait: float, port: int) -> None:
-    """The process of a LitServe server, as its documentation writes one."""
-    import litserve
-    import torch
-    from fastapi import Request
-
-    import anyvit
-    from anyvit.data.decode import decode
-    from anyvit.deploy.prediction import top_of
-
-    class Classifier(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            opened = anyvit.load(bundle).bundle
-            self.preprocessing, self.classes = opened.preprocessing, opened.classes
-            self.runner = opened.runner(opened.result(candidate))
-            torch.set_num_threads(1)
-
-        async def decode_request(self, request: Request) -> Any:
-            return self.preprocessing(decode(io.BytesIO(await request.body()).getvalue()))
-
-        def batch(self, inputs: list[Any]) -> Any:
-            return torch.stack(inputs)
-
-        def predict(self, images: Any) -> Any:
-            return self.runner(images if images.ndim == 4 else images[None])
-
-        def unbatch(self, output: Any) -> list[Any]:
-            return list(output)
-
-        def encode_response(self, output: Any) -> dict[str, Any]:
-            top = top_of(output.flatten(), self.classes, 1)
-            return {"predictions": [{"label": top[0][0], "probability": top[0][1], "candidate": candidate}]}
-
-    api = Classifier(max_batch_size=most, batch_timeout=wait, api_path="/v1/predict")
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=30)
-    server.run(host="127.0.0.1", port=port, log_level="warning", generate_client_file=False)
 
 
 def load_of(server: Server, pictures: Pictures, rate: float, slo: float, seconds: float, seed: int) -> dict[str, Any]:
@@ -94,9 +56,6 @@ def load_of(server: Server, pictures: Pictures, rate: float, slo: float, seconds
 
 def main() -> None:
     """All loads, and the result."""
-    if sys.argv[1] == "litserve":
-        serve_with_litserve(sys.argv[2], sys.argv[3], int(sys.argv[4]), float(sys.argv[5]), int(sys.argv[6]))
-        return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True, help="labelled images, of which the test split is sent")
@@ -117,7 +76,7 @@ def main() -> None:
         servers = {OURS: stack.enter_context(started(command, port))}
         for most, wait in BATCHES:
             port = free_port()
-            words = [sys.executable, __file__, "litserve", asked.bundle, largest, str(most), str(wait), str(port)]
+            words = [sys.executable, str(LITSERVE), asked.bundle, largest, str(most), str(wait), str(port)]
             name = f"litserve, {most} at most, {1e3 * wait:g} ms"
             servers[name] = stack.enter_context(started(words, port, ready="/health"))
         stay_on_the_last_core()

@@ -72,7 +72,7 @@ def serve(
     )
     if ray:
         _see_that_installed("ray.serve", extra="ray")
-        from anyvit.deploy.serving.ray_serve import serve_on_ray
+        from anyvit.deploy.serving.on_ray.deployment import serve_on_ray
 
         _say_who_may_ask(host, progress)
         serve_on_ray(settings, host, port, replicas, placement, progress)
@@ -84,11 +84,12 @@ def serve(
 
 def _serve_here(settings: Settings, host: str, port: int, progress: Progress) -> None:
     from anyvit.deploy.serving.app import create_app
+    from anyvit.deploy.serving.garbage import spare_what_is_there
     from anyvit.deploy.serving.http import Server
 
     service = settings.service(progress)
     server = Server(create_app(service, settings.limits), host, port)
-    service.when_failed = server.end
+    service.when_failed, service.when_ready = server.end, spare_what_is_there
     _say_who_may_ask(host, progress)
     progress(Event("serve", f"{settings.folder} at {server.url} (page /, docs /docs); Ctrl-C ends"))
     server.serve_until_told()

@@ -28,6 +28,7 @@ from anyvit.costs.memory import resident_memory
 from anyvit.deploy.prediction import Answering, Asking
 from anyvit.deploy.runtime import load
 from anyvit.deploy.serving import frames
+from anyvit.deploy.serving.garbage import spare_what_is_there
 from anyvit.errors import AnyViTError, ModelError, told
 from anyvit.scaling.candidate import Cascade, Result
 
@@ -89,6 +90,7 @@ def main() -> None:
     except AnyViTError as error:
         _say(answers, {"failed": told(error)})
         return
+    spare_what_is_there()
     with model.answering:
         while question := frames.read(questions):
             _say(answers, *_answer(model, *question))

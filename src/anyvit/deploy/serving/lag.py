@@ -12,6 +12,9 @@ TICK_S = 0.01
 FADE = 0.7
 """What is left of a lag after a tick without one."""
 
+MOST_LAG = 0.25
+"""Of the objective: an event loop that is further behind turns requests away without a further look."""
+
 CLOCK_S = 0.002
 """Of a tick's own delay: the clock of a loop ticks in milliseconds, and so much behind is nothing."""
 

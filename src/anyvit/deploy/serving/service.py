@@ -22,7 +22,7 @@ from anyvit.data.decode import TooManyPixelsError
 from anyvit.deploy.serving import calibration, problems
 from anyvit.deploy.serving.controller import Controller, Decision, Policy, Work
 from anyvit.deploy.serving.engine_link import Engine, EngineDied, Holding
-from anyvit.deploy.serving.lag import Lag
+from anyvit.deploy.serving.lag import MOST_LAG, Lag
 from anyvit.deploy.serving.menu import Menu
 from anyvit.deploy.serving.problems import Problem
 from anyvit.deploy.serving.reading import Reader
@@ -33,9 +33,6 @@ from anyvit.protocols import Event, Progress, silent
 
 ATTEMPTS = 2
 """Engines that a batch is given to: one that ended while it computed may not have been at fault itself."""
-
-MOST_LAG = 0.25
-"""Of the objective: an event loop that is further behind turns requests away without a further look."""
 
 LEAST_PATIENCE_S = 5.0
 PATIENCE = 20.0
@@ -102,6 +99,7 @@ class Service:
     failure: AnyViTError | None = field(init=False, default=None)
     """Why it never became ready."""
     when_failed: Callable[[], None] = field(init=False, default=lambda: None)
+    when_ready: Callable[[], None] = field(init=False, default=lambda: None)
     _start_s: float = field(init=False, default=START_S)
     """What starting an engine anew took last."""
     _reader: Reader = field(init=False)
@@ -263,6 +261,7 @@ class Service:
             sizes = {id: self.controller.times.sizes(id) for id in self.controller.ladder}
             await calibration.warm(self.engine, sizes, self.image_bytes)
             self._start_s = time.monotonic() - begun
+        self.when_ready()
         self.ready = True
         ladder = ", ".join(self.controller.ladder)
         self.progress(Event("serve", f"ready: {ladder} ({holding.memory / 1e6:.0f} MB)"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from anyvit.deploy.serving.ray_proxy import OBJECTIVE, middlewares
+from anyvit.deploy.serving.on_ray.proxy import OBJECTIVE, middlewares
 from anyvit.errors import AnyViTError
 from anyvit.protocols import Event, Progress
 

@@ -1,4 +1,4 @@
-"""Which replica gets a request. Ray copies this file into its proxy whole; what is to last there is in `ray_proxy`."""
+"""Which replica gets a request. Ray copies this file into its proxy whole; what is to last there is in `proxy`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 from ray.serve.request_router import FIFOMixin, PendingRequest, RequestRouter, RunningReplica
 
-from anyvit.deploy.serving import ray_proxy
+from anyvit.deploy.serving.on_ray import proxy
 
 
 class ReadyRouter(FIFOMixin, RequestRouter):
@@ -14,7 +14,7 @@ class ReadyRouter(FIFOMixin, RequestRouter):
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         super().update_replicas(replicas)
-        ray_proxy.known.replicas = len(replicas)
+        proxy.known.replicas = len(replicas)
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None

@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 
 import anyvit
-from anyvit.deploy.serving.ray_options import placement_of, scale_of, scaling
+from anyvit.deploy.serving.on_ray.options import placement_of, scale_of, scaling
 from anyvit.errors import BudgetError, MissingExtraError, SettingError
 from anyvit.jobs import serve as job
 from tests.deploy.serving.over_http import Client, blank, encoded, form, picture
@@ -95,7 +95,7 @@ def test_what_is_rays_needs_ray(tiny_bundle):
 
 
 def door(app):
-    from anyvit.deploy.serving.ray_proxy import Door
+    from anyvit.deploy.serving.on_ray.proxy import Door
 
     return Door(app, objective=10.0)
 
@@ -158,9 +158,9 @@ def test_what_the_proxy_says_itself_becomes_json(app, status, type):
 
 
 def test_where_no_replica_is_nobody_waits(monkeypatch):
-    from anyvit.deploy.serving import ray_proxy
+    from anyvit.deploy.serving.on_ray import proxy
 
-    monkeypatch.setattr(ray_proxy.known, "replicas", 0)
+    monkeypatch.setattr(proxy.known, "replicas", 0)
     answering = saying(200, b"application/json", b"{}")
     assert through_proxy(answering)[0] == 503
     assert through_proxy(answering, "/-/healthz")[0] == 200
@@ -172,11 +172,11 @@ def test_where_no_replica_is_nobody_waits(monkeypatch):
     ids=["in Ray", "in a replica", "by its own wish"],
 )
 def test_who_waits_too_long_in_ray_keeps_others_out(monkeypatch, headers, overtaken, meanwhile):
-    from anyvit.deploy.serving import ray_proxy
+    from anyvit.deploy.serving.on_ray import proxy
 
     async def play():
         now, caught_up = [0.0], asyncio.Event()
-        monkeypatch.setattr(ray_proxy, "monotonic", lambda: now[0])
+        monkeypatch.setattr(proxy, "monotonic", lambda: now[0])
 
         async def app(scope, receive, send):
             await receive()
@@ -185,10 +185,10 @@ def test_who_waits_too_long_in_ray_keeps_others_out(monkeypatch, headers, overta
             await saying(200, b"application/json", b"{}")(scope, receive, send)
 
         async def status(path="/v1/predict"):
-            return (await asked(proxy, path, headers=[]))[0]
+            return (await asked(around, path, headers=[]))[0]
 
-        proxy = door(app)
-        first = asyncio.create_task(asked(proxy, headers=headers))
+        around = door(app)
+        first = asyncio.create_task(asked(around, headers=headers))
         await asyncio.sleep(0)
         if overtaken:
             assert await status() == 200
@@ -202,7 +202,7 @@ def test_who_waits_too_long_in_ray_keeps_others_out(monkeypatch, headers, overta
 
 def test_requests_go_to_replicas_that_can_answer():
     pytest.importorskip("ray.serve", reason="needs the extra ray")
-    from anyvit.deploy.serving.ray_router import ReadyRouter
+    from anyvit.deploy.serving.on_ray.router import ReadyRouter
 
     def chosen(*ready):
         replicas = [SimpleNamespace(routing_stats={} if each is None else {"ready": each}) for each in ready]
@@ -216,13 +216,13 @@ def test_requests_go_to_replicas_that_can_answer():
 
 def test_reason_of_a_replica_is_the_reason(monkeypatch):
     pytest.importorskip("ray.serve", reason="needs the extra ray")
-    from anyvit.deploy.serving import ray_serve
+    from anyvit.deploy.serving.on_ray import deployment
 
     message = "failed to start. Error:\nTraceback:\nanyvit.errors.BudgetError: --slo 1ms cannot be kept here.\n\n"
     deployments = {"Replica": SimpleNamespace(message=message)}
     status = SimpleNamespace(applications={"anyvit": SimpleNamespace(deployments=deployments)})
-    monkeypatch.setattr(ray_serve.serve, "status", lambda: status)
-    error = ray_serve._told_by_replica(RuntimeError("Failed to update the deployments"))
+    monkeypatch.setattr(deployment.serve, "status", lambda: status)
+    error = deployment._told_by_replica(RuntimeError("Failed to update the deployments"))
     assert isinstance(error, BudgetError)
     assert str(error) == "--slo 1ms cannot be kept here."
 

@@ -1,6 +1,6 @@
 """The server as replicas on a Ray cluster: Ray Serve starts them, watches them, and shares the requests out.
 
-    client -> Ray's proxy (`ray_proxy.py`) -> replica (`ray_replica.py`): app -> service -> engine process
+    client -> Ray's proxy (`proxy.py`) -> replica (`replica.py`): app -> service -> engine process
                                            -> replica: …
 
 Each replica is the whole server: its own controller decides which candidate answers, and what is turned away.
@@ -22,11 +22,11 @@ from ray import serve
 
 from anyvit.deploy.serving.http import DRAIN_S, KEEP_ALIVE_S, listening
 from anyvit.deploy.serving.menu import Menu
-from anyvit.deploy.serving.ray_cluster import cluster, see_room
-from anyvit.deploy.serving.ray_options import ONGOING, READINESS_S, placement_of, scale_of, scaling
-from anyvit.deploy.serving.ray_proxy import RETRY_S
-from anyvit.deploy.serving.ray_replica import Replica
-from anyvit.deploy.serving.ray_router import ReadyRouter
+from anyvit.deploy.serving.on_ray.cluster import cluster, see_room
+from anyvit.deploy.serving.on_ray.options import ONGOING, READINESS_S, placement_of, scale_of, scaling
+from anyvit.deploy.serving.on_ray.proxy import RETRY_S
+from anyvit.deploy.serving.on_ray.replica import Replica
+from anyvit.deploy.serving.on_ray.router import ReadyRouter
 from anyvit.deploy.serving.settings import Settings
 from anyvit.errors import AnyViTError, SettingError, retold
 from anyvit.protocols import Event, Progress

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from ray import serve
 
 from anyvit.deploy.serving.app import create_app
+from anyvit.deploy.serving.garbage import spare_what_is_there
 from anyvit.deploy.serving.settings import Settings, half_of_memory
 
 
@@ -30,6 +31,7 @@ class Replica:
         memory = half_of_memory() / share if told.memory is None else told.memory
         self._limits = told.limits
         self._service = replace(told, memory=memory).service()
+        self._service.when_ready = spare_what_is_there
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._service, self._limits)

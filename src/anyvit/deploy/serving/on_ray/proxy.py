@@ -17,7 +17,7 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from anyvit.deploy.serving import problems
-from anyvit.deploy.serving.lag import Lag
+from anyvit.deploy.serving.lag import MOST_LAG, Lag
 from anyvit.deploy.serving.problems import Problem
 
 OBJECTIVE = "ANYVIT_SERVE_OBJECTIVE"
@@ -27,9 +27,6 @@ OF_RAY = "/-/"
 """Paths that Ray answers for its own use."""
 
 PREDICT, DEADLINE = "/v1/predict", b"anyvit-deadline"
-
-MOST_LAG = 0.25
-"""Of the objective: an event loop that is further behind turns requests away without a further look."""
 
 RETRY_S = 1.0
 
