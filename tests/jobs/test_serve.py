@@ -52,6 +52,11 @@ def test_wrong_values_are_named_with_the_remedy(bundle, arguments, words):
         anyvit.serve(str(bundle.folder), **arguments)
 
 
+def test_small_requests_do_not_leave_too_little_memory_for_their_pixels(bundle):
+    limits = job._settings(str(bundle.folder), "50ms", None, None, None, "10kB", 10**6, 64, "1s").limits
+    assert (limits.body, limits.held) == (10_000, 256_000_000)
+
+
 def test_a_floor_that_no_candidate_reaches_is_refused(bundle):
     with pytest.raises(BudgetError, match=r"no candidate of .* has an accuracy of 99.0%: the best has 95.0%"):
         anyvit.serve(str(bundle.folder), min_accuracy="99%")

@@ -114,7 +114,7 @@ def _settings(
     max_images: int,
     client_timeout: str,
 ) -> Settings:
-    from anyvit.deploy.serving.intake import Limits
+    from anyvit.deploy.serving.intake import LEAST_HELD, Limits
     from anyvit.deploy.serving.settings import Settings
 
     for name, value in (("max_pixels", max_pixels), ("max_images", max_images)):
@@ -128,7 +128,7 @@ def _settings(
         seconds=_positive(
             "client_timeout", read_amount(client_timeout, TIME, "s, ms, min", name="client_timeout"), client_timeout
         ),
-        held=8 * body,
+        held=max(8 * body, LEAST_HELD),
     )
     accuracy = Budget.parse(f"accuracy>={min_accuracy}").accuracy_bound() if min_accuracy is not None else None
     return Settings(

@@ -26,6 +26,9 @@ FIELDS = 10
 LONGEST_BUDGET, LONGEST_DEADLINE = 500, 50
 """Characters. Reading a budget takes a time that grows with the square of them."""
 
+LEAST_HELD = 256_000_000
+"""Bytes that all requests together may hold, whatever one may: their pixels count too."""
+
 KNOWN = "Send image/* or application/octet-stream (one image), multipart/form-data with parts named image, or JSON."
 
 
@@ -45,7 +48,7 @@ class Limits:
     pixels: int = 50_000_000
     images: int = 64
     seconds: float = 10.0
-    held: int = 256_000_000
+    held: int = LEAST_HELD
 
 
 @dataclass(frozen=True, slots=True)
