@@ -97,14 +97,6 @@ def test_every_cost_has_its_line():
 def test_every_benchmark_has_its_line():
     folder = ROOT / "benchmarks"
     text = (folder / "README.md").read_text(encoding="utf-8")
-    shared = (
-        "interleaved.py",
-        "training_runs.py",
-        "boards.py",
-        "delay.py",
-        "operators.py",
-        "servers.py",
-        "litserve_server.py",
-    )
+    shared = {"interleaved", "training_runs", "boards", "delay", "operators", "servers", "litserve_server"}
     scripts = [script.name for script in folder.glob("*.py") if script.stem not in shared]
     assert [script for script in scripts if f"]({script})" not in text] == []
