@@ -44,7 +44,8 @@ class Classifier(litserve.LitAPI):
 
     def encode_response(self, output: Any) -> dict[str, Any]:
         top = top_of(output.flatten(), self.classes, 1)
-        return {"predictions": [{"label": top[0][0], "probability": top[0][1], "candidate": self.candidate}]}
+        said = {"label": top[0][0], "probability": top[0][1], "candidate": self.candidate}
+        return {"predictions": [{**said, "error": None, "waited_ms": None, "computed_ms": None}]}
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ from servers import (
 OURS, LITSERVE = "anyvit", Path(__file__).with_name("litserve_server.py")
 BATCHES = ((1, 0.0), (8, 0.005))
 """The most images of a LitServe batch, and the seconds that one waits to fill."""
-SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 1.0)
+SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.9)
 IN_TIME = 0.99
 
 
