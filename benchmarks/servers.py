@@ -47,9 +47,9 @@ class Server:
 
 
 @contextmanager
-def started(command: Sequence[str], port: int, *, ready: str = "/readyz", core: int = FIRST) -> Iterator[Server]:
-    """A server on one core, from when it is ready until the end of the `with`."""
-    process = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+def started(command: Sequence[str], port: int, *, ready: str = "/readyz") -> Iterator[Server]:
+    """A server on the first core, from when it is ready until the end of the `with`."""
+    process = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, {FIRST}))
     server = Server(f"http://127.0.0.1:{port}", process)
     try:
         wait_until_ready(server, ready)

@@ -118,11 +118,6 @@ class Service:
         """Of the pixels of an image, as the engine takes them."""
         return 3 * self.menu.preprocessing.image_size**2
 
-    @property
-    def engine_pid(self) -> int | None:
-        """The process that computes, where there is one."""
-        return self.engine.pid
-
     def start(self) -> None:
         """Begin to become ready. Must be called on the event loop."""
         self._running = asyncio.create_task(self._keep_running())
