@@ -56,6 +56,10 @@ class FakeEngine:
         answer = self._predictor.asking(self._predictor.bundle.result(id))(batch.permute(0, 3, 1, 2))()[0]
         return answer, self.seconds[id]
 
+    async def keep(self, ids):
+        self.seconds = {id: self.seconds[id] for id in ids}
+        return 1_000_000
+
     async def stop(self):
         """Nothing to end."""
 

@@ -119,6 +119,25 @@ def test_a_level_is_kept_while_the_load_needs_it_and_climbed_when_it_has_been_ca
     assert levels == ["middle", "large"]
 
 
+@pytest.mark.parametrize(("images", "candidate"), [(1, "large"), (3, "large"), (4, "middle"), (9, "middle")])
+def test_a_more_accurate_candidate_than_the_level_answers_what_it_is_early_with(images, candidate):
+    control = controller(policy=Policy(least_hold_s=math.inf))  # a level that is left is not taken again
+    simulate(control, stream(250, 5), noisy())
+    assert control.candidate == "middle"
+    control.times = controller().times
+    come(control, 8.0, images)  # long after, so that nobody else is expected
+    assert control.next(8.0).candidate == candidate
+    assert control.candidate == "middle"
+
+
+def test_a_load_between_two_candidates_is_shared_by_them():
+    ids = ["large", "small"]
+    play = simulate(controller(ids), stream(1.5 * 4 / seconds("large", 4), 20), noisy())
+    assert 0.2 < play.shares(2)["large"] < 0.6
+    assert play.in_time(OBJECTIVE) >= 0.99
+    assert len(play.levels) <= 10
+
+
 def test_work_is_refused_when_even_the_fastest_would_be_late_and_told_when_to_come_back():
     control = controller(["small"])
     admitted = 0
@@ -187,7 +206,7 @@ def test_it_needs_a_candidate():
         controller([])
 
 
-@pytest.mark.parametrize("load", [0.1, 0.5, 0.9, 1.3, 2.0, 2.9])
+@pytest.mark.parametrize("load", [0.1, 0.5, 0.9, 1.0, 1.3, 1.6, 2.0, 2.4, 2.9])
 def test_at_every_load_it_beats_both_ends(load):
     """Right answers in time, of all requests: not below either fixed server, and above both between their strengths."""
     arrivals = stream(load * 4 / seconds("large", 4), 20)
@@ -200,7 +219,7 @@ def test_at_every_load_it_beats_both_ends(load):
     adaptive, play = worth(ACCURACIES)
     largest, smallest = worth(["large"])[0], worth(["small"])[0]
     assert adaptive >= max(largest, smallest) - 0.005
-    if 1.0 <= load <= 2.0:
+    if 1.0 <= load <= 2.5:
         assert adaptive > max(largest, smallest) + 0.02
     answered = [fate.latency for fate in play.fates if fate.latency is not None]
     assert np.quantile(answered, 0.99) <= OBJECTIVE

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,20 @@ def test_memory_bounds_how_many_candidates_are_held(tiny_bundle):
     assert model.hold(RESULTS[2], UNLIMITED) is None
 
 
+def test_what_is_not_kept_is_released(tiny_bundle):
+    answering = load(tiny_bundle.folder)
+    model = Model(answering)
+    for result in RESULTS[:3]:
+        model.hold(result, UNLIMITED)
+    runners = [weakref.ref(answering.runner(result)) for result in RESULTS[:3]]
+    model.keep(IDS[1:2])
+    gc.collect()
+    assert model.resident == IDS[1:2]
+    assert [runner() is not None for runner in runners] == [False, True, False]
+    with pytest.raises(KeyError):
+        model.answer(IDS[0], pixels(1))
+
+
 def test_what_cannot_be_built_is_left_out_with_its_reason(tiny_bundle):
     model = Model(load(tiny_bundle.folder))
     strange = replace(RESULTS[0], candidate=replace(RESULTS[0].candidate, backend=Step("torch", {"precision": "int3"})))
@@ -106,12 +122,16 @@ def test_a_process_answers_fails_dies_and_starts_again(tiny_bundle):
         times = await calibration.measure(engine, IDS[:1], 3 * 8 * 8, 1e-9)
         assert list(times.whole[IDS[0]]) == [1]  # larger batches are of no use
 
+        assert await engine.keep(IDS[:1]) > 1e6
+        with pytest.raises(AnyViTError, match="KeyError"):
+            await engine.run(IDS[1], as_sent(batch), patience=60)
+
         pid = engine.pid
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(EngineDied, match="did not answer within 0.5 s"):
             await engine.run(IDS[0], as_sent(batch), patience=0.5)
         assert engine.pid is None or engine.pid == pid
-        await engine.start()
+        assert (await engine.start()).resident == tuple(IDS[:1])
         assert engine.pid != pid
         os.kill(engine.pid, signal.SIGKILL)
         with pytest.raises(EngineDied, match="killed by signal 9"):

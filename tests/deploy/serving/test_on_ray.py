@@ -281,7 +281,9 @@ class OnRay(Client):
 
     def processes(self, words="", under=None):
         """Processes that the command has started, itself or through others, with words of their command lines."""
-        listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+        listed = subprocess.run(
+            ["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True
+        ).stdout
         rows = [line.split(None, 2) for line in listed.splitlines()]
         found = {str(under or self.process.pid)}
         while more := {pid for pid, parent, *_ in rows if parent in found} - found:

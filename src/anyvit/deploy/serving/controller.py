@@ -5,7 +5,7 @@ be played through (`simulator.py`) and tested to the microsecond.
 
 Work waits in the order of its deadlines. Whenever the engine is free, what waits goes to a candidate, in batches up to
 the size that is most efficient within half of the objective. Nothing is held back to fill a batch, for under load
-batches fill by themselves. Who answers is decided twice:
+batches fill by themselves. Who answers is decided by the load, and then by what waits:
 
 * The *level*, the place of a candidate from the most accurate one on, follows the load. It is left downwards where more
   comes than the candidate can carry, and upwards when for a while no more has come than a more accurate one carries
@@ -13,6 +13,8 @@ batches fill by themselves. Who answers is decided twice:
   does not flap between two levels.
 * A *relief* answers in the place of the level where a burst would be late otherwise: what waits, or the first of those
   who are expected to arrive while it is worked off (the queue model). It ends with the burst.
+* A *lift*, a more accurate candidate than the level's, answers where all of these would be early. So a load between
+  what two candidates carry is shared by them, and no time is left idle that could make answers better.
 
 Work is refused when even the fastest candidate would not be done with it, or with what waits already, in time.
 """
@@ -49,6 +51,7 @@ class Policy:
         hold: Objectives that a level must have had room before it is climbed to, and
         least_hold_s: the same in seconds.
         longest_hold: Objectives of calm at most: each climb to a level that proves wrong doubles what it must wait.
+        lift: The share of the objective in which a more accurate candidate than the level's must be done.
     """
 
     batch_share: float = 0.5
@@ -60,6 +63,7 @@ class Policy:
     hold: float = 5.0
     least_hold_s: float = 0.25
     longest_hold: float = 160.0
+    lift: float = 0.7
 
 
 USUAL = Policy()
@@ -211,7 +215,7 @@ class Controller:
         if not self.waiting:
             return Decision(None, expired=expired)
         head = self.waiting[0]
-        id = self._who(head.allowed, self._relief(now))
+        id = self._who(head.allowed, self._place(now))
         size = self._batch_size(id, now)
         fitting = [work for work in self.waiting if work.allowed is None or id in work.allowed]
         batch = tuple(fitting[: self.times.size_for(id, min(size, len(fitting)))])
@@ -280,13 +284,18 @@ class Controller:
         """Can this level carry what comes, with a share of its strength?"""
         return rate <= share * self.carries(self.ladder[level], now)
 
-    def _relief(self, now: float) -> int:
-        """The level, or the nearest faster one that works off what waits in time."""
+    def _place(self, now: float) -> int:
+        """Of who answers what waits: a lift, the level, or the nearest faster one that works it off in time."""
         rate, last = self.rate(now), len(self.ladder) - 1
-        able = (k for k in range(self.level, last) if self._in_time(self.ladder[k], self.waiting, now, now, rate))
-        level = next(able, last)
-        self.reliefs += level > self.level
-        return level
+        early = now + (1 - self.policy.lift) * self.objective
+        for place in range(last):
+            start = early if place < self.level else now
+            if self._in_time(self.ladder[place], self.waiting, start, now, rate):
+                break
+        else:
+            place = last
+        self.reliefs += place > self.level
+        return place
 
     def _in_time(self, id: str, queue: Sequence[Work], start: float, now: float, rate: float = 0.0) -> bool:
         """The queue model: is all of `queue` done by its deadlines, when `id` begins with it at `start`?
@@ -302,14 +311,14 @@ class Controller:
             return True
         coming = rate * (at - start)
         coming += self.policy.surprise * math.sqrt(coming)
-        return at + self.times.safe(id, min(math.ceil(coming), size), now) <= start + self.objective
+        return at + self.times.safe(id, min(math.ceil(coming), size), now) <= now + self.objective
 
     def _batch_size(self, id: str, now: float) -> int:
         """The smallest batch that is nearly as efficient as any within its share of the objective."""
         longest = self.policy.batch_share * self.objective
         sizes = self.times.sizes(id)
         able = [size for size in sizes if self.times.safe(id, size, now) <= longest] or sizes[:1]
-        gains = {size: size / self.times.table(id, size) for size in able}
+        gains = {size: size / self.times.seconds(id, size, now) for size in able}
         enough = self.policy.efficiency * max(gains.values())
         return next(size for size in able if gains[size] >= enough)
 

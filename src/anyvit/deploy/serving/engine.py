@@ -8,6 +8,8 @@ Whatever a runtime does to its process, it does it here: the front lives on and 
     {"open": FOLDER, "candidates": IDS, "memory": B} ->
                                                      <- {"loading": ID}, for each
                                                      <- {"resident": IDS, "left_out": {ID: WHY}, "bytes": B}
+    {"keep": IDS}, the others are released           ->
+                                                     <- {"bytes": B}
     {"run": ID, "images": N}, pixels                 ->
                                                      <- {"seconds": S}, probabilities
                                                      <- {"failed": [CLASS, WORDS]}, in the place of either
@@ -18,7 +20,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, BinaryIO
 
 import torch
@@ -67,6 +69,14 @@ class Model:
             self._worst[result.id] = self.answering.asking(result, worst=True)
         return None
 
+    def keep(self, ids: Collection[str]) -> None:
+        """Release the other candidates."""
+        for result in self.answering.results:
+            if result.id in self._asking and result.id not in ids:
+                self.answering.release(result)
+                del self._asking[result.id]
+                self._worst.pop(result.id, None)
+
     def answer(self, id: str, pixels: Tensor, *, worst: bool = False) -> Tensor:
         """Probabilities (B, K), float32, for pixels (B, 3, S, S)."""
         ask = self._worst.get(id) if worst else None
@@ -111,6 +121,10 @@ def _open(opening: Mapping[str, Any], answers: BinaryIO) -> Model:
 
 
 def _answer(model: Model, words: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+    if "keep" in words:
+        model.keep(words["keep"])
+        spare_what_is_there()
+        return {"bytes": resident_memory()}, b""
     side = model.answering.preprocessing.image_size
     pixels = torch.frombuffer(bytearray(payload), dtype=torch.uint8).view(words["images"], side, side, 3)
     begun = time.perf_counter()

@@ -105,6 +105,19 @@ class Engine:
             raise retold(*words["failed"])
         return torch.frombuffer(bytearray(payload), dtype=torch.float32).view(len(pixels), -1), words["seconds"]
 
+    async def keep(self, ids: Sequence[str]) -> int:
+        """Hold these alone from now on, in engines that are started anew as well.
+
+        Returns:
+            The memory of the process in bytes.
+
+        Raises:
+            EngineDied: The process has ended.
+        """
+        self.candidates = tuple(ids)
+        words, _ = await self._ask(frames.pack({"keep": self.candidates}), PATIENCE_S)
+        return int(words["bytes"])
+
     async def stop(self) -> None:
         """End the process, where there is one; a batch that it computes is finished first, if it is soon."""
         process, self._process = self._process, None

@@ -17,6 +17,9 @@ from anyvit.errors import BudgetError, SettingError, unknown
 from anyvit.scaling.candidate import Result
 from anyvit.scaling.search import TIMED, pareto
 
+CLOSE = 1.5
+"""A candidate that needs so many times as long for one image as one as accurate may still carry more, in batches."""
+
 
 class Menu:
     """Candidates with their figures, from the most to the least accurate.
@@ -48,7 +51,7 @@ class Menu:
     def open(
         cls, folder: str | Path, candidates: Sequence[str] | None = None, min_accuracy: float | None = None
     ) -> Menu:
-        """Those of a folder that are worth serving: no other one beats them in both latency and accuracy.
+        """Those of a folder that may be worth serving: no other one beats them in accuracy and, by far, in latency.
 
         Args:
             folder: A bundle, or a folder placed on boards.
@@ -69,9 +72,8 @@ class Menu:
                     raise SettingError(unknown("candidate", id, results))
             withheld |= {id: "not among the --candidates" for id in results if id not in candidates}
         else:
-            front = {result.id for result in pareto(list(results.values()), "latency")}
-            beaten = {id for id in results if id not in front and front}
-            withheld |= dict.fromkeys(beaten, "another one is faster and as accurate")
+            beaten = {id for id, result in results.items() if any(_beats(other, result) for other in results.values())}
+            withheld |= dict.fromkeys(beaten, f"another one is as accurate, and {CLOSE:g} times as fast or more")
         if min_accuracy is not None:
             inaccurate = {id for id, r in results.items() if id not in withheld and (r.accuracy or 0) < min_accuracy}
             withheld |= dict.fromkeys(
@@ -102,9 +104,11 @@ class Menu:
         return {result.id: result.accuracy for result in self.results if result.accuracy is not None}
 
     def by_need(self) -> list[str]:
-        """Ids, those first that the server misses most: the most accurate, the fastest, then by accuracy."""
+        """Ids, those first that the server misses most: the most accurate, the fastest, others that none beats."""
         fastest = min(self.results, key=lambda result: result.costs.get("latency", 0.0))
-        return list(dict.fromkeys([self.results[0].id, fastest.id, *(result.id for result in self.results)]))
+        front = reversed(pareto([result for result in self.results if "latency" in result.costs], "latency"))
+        needed = [self.results[0], fastest, *front, *self.results]
+        return list(dict.fromkeys(result.id for result in needed))
 
     def without(self, withheld: Mapping[str, str]) -> Menu:
         """The menu less some candidates, and why."""
@@ -170,3 +174,10 @@ class Menu:
                 for result in ranked
             ],
         }
+
+
+def _beats(other: Result, result: Result) -> bool:
+    """Is it as accurate, and faster by far?"""
+    nowhere = float("nan")  # is neither faster nor slower, better nor worse
+    by_far = CLOSE * other.costs.get("latency", nowhere) <= result.costs.get("latency", nowhere)
+    return by_far and (other.accuracy or 0.0) >= (result.accuracy or 0.0)

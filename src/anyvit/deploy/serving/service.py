@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -252,6 +252,7 @@ class Service:
             self.menu = self.menu.without(holding.left_out)
             self._reader.warm()
             self.controller = await self._calibrated(holding)
+            holding = replace(holding, memory=await self.engine.keep(self.controller.ladder))
         else:
             sizes = {id: self.controller.times.sizes(id) for id in self.controller.ladder}
             await calibration.warm(self.engine, sizes, self.image_bytes)
