@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from anyvit.deploy.runtime import threads
+from anyvit.backends.precision import on_threads
 from tests.deploy.tiny import write_tiny
 
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Models this small lose time to threads."""
-    with threads(1):
+    with on_threads(1):
         yield
 
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from anyvit.deploy.runtime import load, threads
+from anyvit.backends.precision import on_threads
+from anyvit.deploy.runtime import load
 from anyvit.errors import BudgetError, BundleError, SettingError
 from tests.deploy.tiny import PREPROCESSING, digits
 
@@ -89,9 +90,9 @@ def test_threads_are_those_of_the_bundle_and_restored(predictor, files):
     predictor._runners[predictor.bundle.chosen.id] = lambda images: (
         seen.append(torch.get_num_threads()) or images[:, 0, 0]
     )
-    with threads(2):
+    with on_threads(2):
         predictor.predict(files[0])
-        with pytest.raises(ZeroDivisionError), threads(1):
+        with pytest.raises(ZeroDivisionError), on_threads(1):
             _ = 1 / 0
         assert torch.get_num_threads() == 2
     assert seen == [predictor.bundle.conditions.threads] == [1]

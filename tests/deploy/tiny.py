@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from anyvit.backends.precision import on_threads
 from anyvit.costs.device import this_device
 from anyvit.data import DataSet, open_data
 from anyvit.data.loading import evaluation_batches
 from anyvit.data.preprocessing import Preprocessing
 from anyvit.deploy.bundle import Bundle, write_bundle
-from anyvit.deploy.runtime import threads
 from anyvit.protocols import UNCHANGED
 from anyvit.scaling.candidate import Candidate, Cascade, Result, Step
 from anyvit.scaling.form import Form
@@ -57,7 +57,7 @@ def trained() -> torch.nn.Module:
     model = FORM.build().train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     batches = list(evaluation_batches(digits().splits["train"], PREPROCESSING, 128))
-    with threads(1):
+    with on_threads(1):
         for images, labels in 6 * batches:
             for heads in (4, 2):
                 F.cross_entropy(model(images, heads=heads), labels).backward()
@@ -70,7 +70,7 @@ def trained() -> torch.nn.Module:
 def _document() -> str:
     data, device = digits(), this_device()
     runner = prepare(trained(), RESULTS[0].candidate, torch.zeros(1, 3, 8, 8))
-    with threads(1):
+    with on_threads(1):
         scores = scores_of(runner, data.splits["test"], PREPROCESSING, data.classes)
     content = {
         "task": "classification",

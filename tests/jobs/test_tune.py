@@ -8,9 +8,9 @@ import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
 
+from anyvit.backends.precision import on_threads
 from anyvit.data import open_data
 from anyvit.data.preprocessing import Preprocessing
-from anyvit.deploy.runtime import threads
 from anyvit.errors import Interrupted
 from anyvit.jobs.tune import tune, tuning_recipe
 from anyvit.models import create_model
@@ -34,7 +34,7 @@ EVIT = Step("tokens", {"method": "evit", "keep_rate": 0.5})
 @pytest.fixture(autouse=True)
 def one_thread():
     """Models this small lose time to threads."""
-    with threads(1):
+    with on_threads(1):
         yield
 
 

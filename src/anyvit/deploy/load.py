@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from anyvit.deploy.serving.garbage import what_is_there_spared
 from anyvit.errors import MissingExtraError, SettingError
 from anyvit.protocols import Event, Progress, silent
 
@@ -202,7 +203,8 @@ def fire_and_wait(url: str, pictures: Sequence[bytes], arrivals: np.ndarray, **o
         with suppress(asyncio.CancelledError):  # so Ctrl-C arrives inside asyncio.run
             await fire(url, pictures, arrivals, into=sent, **options)
 
-    asyncio.run(until_cancelled())
+    with what_is_there_spared():  # a pause of the client would look like one of the server
+        asyncio.run(until_cancelled())
     return sorted(sent, key=attrgetter("scheduled"))
 
 

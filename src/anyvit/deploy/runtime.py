@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from threading import RLock
 
-import torch
 from torch import Tensor
 
+from anyvit.backends.precision import on_threads
 from anyvit.costs.budget import Budget
 from anyvit.deploy.bundle import Bundle
 from anyvit.deploy.prediction import Answer, Answering, Asking
@@ -45,7 +43,7 @@ class Predictor(Answering):
 
         def ask(pixels: Tensor) -> Answer:
             images = self.preprocessing.normalize_batch(pixels.contiguous())
-            with _IN_TURN, threads(self.bundle.conditions.threads):
+            with _IN_TURN, on_threads(self.bundle.conditions.threads):
                 probabilities = runner(images)
             return lambda: (probabilities, None)
 
@@ -108,14 +106,3 @@ def load(
     opened = Bundle.load(bundle)
     opened.model()  # damaged weights are said now, not at the first image
     return Predictor(opened)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """PyTorch computes on `count` threads inside, on as many as before after it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -51,7 +51,8 @@ class Policy:
         hold: Objectives that a level must have had room before it is climbed to, and
         least_hold_s: the same in seconds.
         longest_hold: Objectives of calm at most: each climb to a level that proves wrong doubles what it must wait.
-        lift: The share of the objective in which a more accurate candidate than the level's must be done.
+        lift: The share of the objective in which a more accurate candidate than the level's must be done, where the
+            fastest carries twice what comes or more; where it carries less, a smaller share.
     """
 
     batch_share: float = 0.5
@@ -287,15 +288,20 @@ class Controller:
     def _place(self, now: float) -> int:
         """Of who answers what waits: a lift, the level, or the nearest faster one that works it off in time."""
         rate, last = self.rate(now), len(self.ladder) - 1
-        early = now + (1 - self.policy.lift) * self.objective
+        spare = self._spare(rate, now)
         for place in range(last):
-            start = early if place < self.level else now
+            start = now + spare if place < self.level else now
             if self._in_time(self.ladder[place], self.waiting, start, now, rate):
                 break
         else:
             place = last
         self.reliefs += place > self.level
         return place
+
+    def _spare(self, rate: float, now: float) -> float:
+        """Seconds that a lift must leave: the more, the longer the fastest needs to work off what gathers in it."""
+        slack = self.carries(self.ladder[-1], now) / rate - 1 if rate else 1.0
+        return (1 - self.policy.lift * min(max(slack, 0.0), 1.0)) * self.objective
 
     def _in_time(self, id: str, queue: Sequence[Work], start: float, now: float, rate: float = 0.0) -> bool:
         """The queue model: is all of `queue` done by its deadlines, when `id` begins with it at `start`?

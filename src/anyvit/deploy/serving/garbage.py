@@ -1,9 +1,11 @@
-"""Collections of garbage that do not hold up answers."""
+"""Collections of garbage that do not hold up answers, or requests."""
 
 from __future__ import annotations
 
 import atexit
 import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 def spare_what_is_there() -> None:
@@ -16,3 +18,14 @@ def spare_what_is_there() -> None:
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # libraries see to it that nothing of theirs is left at the end, and say so loudly
+
+
+@contextmanager
+def what_is_there_spared() -> Iterator[None]:
+    """The same inside of the `with` alone."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

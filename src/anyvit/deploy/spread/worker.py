@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from anyvit import __version__
-from anyvit.deploy.runtime import threads
+from anyvit.backends.precision import on_threads
 from anyvit.deploy.spread.parts import Part
 from anyvit.deploy.spread.refusal import Refusal, Status
 from anyvit.deploy.spread.wire import VERSION, Message
@@ -69,5 +69,5 @@ class Worker:
             Refusal: The question is malformed, meant for other weights, or not what the part is asked with.
         """
         question = Message.from_bytes(content)
-        with threads(self._num_threads):
+        with on_threads(self._num_threads):
             return self._part.answer(question).to_bytes()
