@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 
-import pytest
-
 from anyvit.costs.fresh import call_in_new_process
 from anyvit.deploy.serving.garbage import spare_what_is_there, what_is_there_spared
 
@@ -23,7 +21,6 @@ def test_what_is_there_is_not_looked_at_again():
 
 
 def test_inside_of_the_with_alone():
-    with pytest.raises(ZeroDivisionError), what_is_there_spared():
+    with what_is_there_spared():
         assert gc.get_freeze_count() > 1000
-        _ = 1 / 0
     assert gc.get_freeze_count() == 0

@@ -8,9 +8,9 @@ the size that is most efficient within half of the objective. Nothing is held ba
 batches fill by themselves. Who answers is decided by the load, and then by what waits:
 
 * The *level*, the place of a candidate from the most accurate one on, follows the load. It is left downwards where more
-  comes than the candidate can carry, and upwards when for a while no more has come than a more accurate one carries
-  with room to spare. Where a climb to it proves wrong, the next one waits twice as long. That is the hysteresis: it
-  does not flap between two levels.
+  comes than the candidate can carry, or nearly what the fastest can; and upwards when for a while no more has come than
+  a more accurate one carries with room to spare. Where a climb to it proves wrong, the next one waits twice as long.
+  That is the hysteresis: it does not flap between two levels.
 * A *relief* answers in the place of the level where a burst would be late otherwise: what waits, or the first of those
   who are expected to arrive while it is worked off (the queue model). It ends with the burst.
 * A *lift*, a more accurate candidate than the level's, answers where all of these would be early. So a load between
@@ -34,6 +34,9 @@ from anyvit.errors import SettingError
 SETTLED = 8
 """A climb proves wrong where its level is left before so many times as long as was waited for it."""
 
+JUDGED_S = 0.1
+"""For so long it holds what a candidate was found to carry: finding it out takes time that answers need."""
+
 _ORDER = count()
 
 
@@ -45,7 +48,8 @@ class Policy:
         batch_share: The longest batch, as a share of the objective: who just misses one waits for it and for the next.
         efficiency: The smallest batch counts that carries this share of what the most efficient one carries.
         full: Above this share of what a candidate can carry, its level is left.
-        room: Up to this share of what a more accurate candidate can carry, its level is climbed to.
+        room: Up to this share of what a more accurate candidate can carry, its level is climbed to. Above this share of
+            what the fastest can carry, no other one answers: nobody could make up for it.
         surprise: Standard deviations above the expected arrivals that the queue model reckons with.
         memory_s: Seconds that the arrival rate is averaged over.
         hold: Objectives that a level must have had room before it is climbed to, and
@@ -156,6 +160,8 @@ class Controller:
         self._holds = [self._hold] * len(self.ladder)  # how long each level must have had room, before a climb to it
         self._room_since = [-math.inf] * len(self.ladder)
         self._climbed_at = -math.inf
+        self._strengths: dict[str, tuple[int, float]] = {}
+        self._judged_at = -math.inf
 
     @property
     def candidate(self) -> str:
@@ -217,7 +223,7 @@ class Controller:
             return Decision(None, expired=expired)
         head = self.waiting[0]
         id = self._who(head.allowed, self._place(now))
-        size = self._batch_size(id, now)
+        size, _ = self._strength(id, now)
         fitting = [work for work in self.waiting if work.allowed is None or id in work.allowed]
         batch = tuple(fitting[: self.times.size_for(id, min(size, len(fitting)))])
         for work in batch:
@@ -237,9 +243,7 @@ class Controller:
 
     def carries(self, id: str, now: float) -> float:
         """Images a second that a candidate answers at most within the objective; 0 where one takes too long."""
-        size = self._batch_size(id, now)
-        seconds = self.times.seconds(id, size, now)
-        return size / seconds if seconds <= self.objective else 0.0
+        return self._strength(id, now)[1]
 
     def rate(self, now: float) -> float:
         """Images a second that have come of late."""
@@ -262,7 +266,8 @@ class Controller:
         for level in range(self.level):
             if not self._carries(level, self.policy.room, rate, now):
                 self._room_since[level] = now
-        lowest = next((k for k in range(self.level, last) if self._carries(k, self.policy.full, rate, now)), last)
+        able = (k for k in range(self.level, last) if self._carries(k, self.policy.full, rate, now))
+        lowest = next(able, last) if self._carries(last, self.policy.room, rate, now) else last
         if lowest > self.level:
             self._descend(lowest, now)
             return
@@ -308,7 +313,7 @@ class Controller:
 
         And, where a rate is given, is the first of those who arrive meanwhile?
         """
-        size, at = self._batch_size(id, now), start
+        (size, _), at = self._strength(id, now), start
         for place in range(0, len(queue), size):
             at += self.times.safe(id, min(size, len(queue) - place), now)
             if at > queue[place].deadline:
@@ -318,6 +323,17 @@ class Controller:
         coming = rate * (at - start)
         coming += self.policy.surprise * math.sqrt(coming)
         return at + self.times.safe(id, min(math.ceil(coming), size), now) <= now + self.objective
+
+    def _strength(self, id: str, now: float) -> tuple[int, float]:
+        """The images of its usual batch, and those that it carries a second in such; 0 where a batch takes too long."""
+        if not 0 <= now - self._judged_at < JUDGED_S:
+            self._strengths.clear()
+            self._judged_at = now
+        if id not in self._strengths:
+            size = self._batch_size(id, now)
+            seconds = self.times.seconds(id, size, now)
+            self._strengths[id] = size, size / seconds if seconds <= self.objective else 0.0
+        return self._strengths[id]
 
     def _batch_size(self, id: str, now: float) -> int:
         """The smallest batch that is nearly as efficient as any within its share of the objective."""
