@@ -39,10 +39,10 @@ SHARES = (0.05, 0.4, 0.7, 0.9, 1.0, 1.15, 1.3, 1.5, 1.75, 2.0)
 TRIED = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of what the engine of the largest candidate computes alone: the loads of which the best counts as carried."""
 SIDES = ("adaptive", "largest", "smallest")
-TURNS = 3
+TURNS = 6
 """Of each server at each step: a machine that is slow for a while is so for all of them."""
 LEAST_REQUESTS = 200
-PAUSE = 3.0
+PAUSE = 2.0
 """Seconds of the load at the begin of a turn that do not count, in which levels and connections settle."""
 
 
@@ -94,7 +94,7 @@ def step(
     """What becomes of a load, by server: each of them is first in turn."""
     sides = {name: Side() for name in SIDES}
     for turn in range(TURNS):
-        for name in SIDES[turn:] + SIDES[:turn]:
+        for name in SIDES[turn % 3 :] + SIDES[: turn % 3]:
             part = max(seconds, LEAST_REQUESTS / rate) / TURNS
             sides[name].turn(servers[name], pictures, rate, part, 100 * place + turn)
     return {name: side.told(slo) for name, side in sides.items()}
