@@ -17,6 +17,7 @@ Whatever a runtime does to its process, it does it here: the front lives on and 
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -123,6 +124,7 @@ def _open(opening: Mapping[str, Any], answers: BinaryIO) -> Model:
 def _answer(model: Model, words: Mapping[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
     if "keep" in words:
         model.keep(words["keep"])
+        gc.unfreeze()  # so that the released are collected
         spare_what_is_there()
         return {"bytes": resident_memory()}, b""
     side = model.answering.preprocessing.image_size
