@@ -15,14 +15,18 @@ import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from anyvit.deploy.load import Sent, fire_and_wait, import_client
+from anyvit.deploy.load import Sent, fire_and_wait, import_client, poisson
+from anyvit.deploy.load_report import LoadReport, summarize
 from anyvit.jobs.load_pictures import Pictures, labelled_pictures
 from anyvit.protocols import silent
+
+PAUSE = 2.0
+"""Seconds of a load at the begin of a turn that do not count, in which levels and connections settle."""
 
 FIRST, LAST = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
 
@@ -98,6 +102,37 @@ def pictures_for(server: Server, data: str) -> Pictures:
 def send(server: Server, pictures: Pictures, arrivals: np.ndarray, **options: Any) -> list[Sent]:
     """Send pictures at these times, and wait for the answers."""
     return fire_and_wait(server.url, pictures.contents, arrivals, labels=pictures.labels, **options)
+
+
+@dataclass
+class Turns:
+    """What becomes of a load that a server gets in several turns: a machine that is slow for a while is so for all.
+
+    Attributes:
+        sent: The requests, as if turns followed each other without a pause.
+        seconds: Of all turns.
+        counts: By how much Prometheus metrics have grown in them.
+    """
+
+    sent: list[Sent] = field(default_factory=list)
+    seconds: float = 0.0
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def take(
+        self, server: Server, pictures: Pictures, rate: float, seconds: float, *, seed: int, counts: Sequence[str] = ()
+    ) -> None:
+        """Send once more, after a pause."""
+        send(server, pictures, poisson(rate, PAUSE, seed=seed + 1000))
+        before = {name: server.metric(name) for name in counts}
+        sent = send(server, pictures, poisson(rate, seconds, seed=seed), seed=seed)
+        for name, value in before.items():
+            self.counts[name] = self.counts.get(name, 0.0) + server.metric(name) - value
+        self.sent += [replace(each, scheduled=self.seconds + each.scheduled) for each in sent]
+        self.seconds += seconds
+
+    def report(self, slo: float) -> LoadReport:
+        """Of all turns together."""
+        return summarize(self.sent, slo, seconds=self.seconds)
 
 
 def machine() -> Mapping[str, Any]:

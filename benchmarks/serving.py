@@ -12,19 +12,19 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from anyvit.costs.units import TIME, read_amount
-from anyvit.deploy.load import Sent, poisson
+from anyvit.deploy.load import poisson
 from anyvit.deploy.load_report import LoadReport, summarize
 from interleaved import write_result
 from servers import (
     Pictures,
     Server,
+    Turns,
     anyvit_serve,
     free_port,
     machine,
@@ -42,8 +42,7 @@ SIDES = ("adaptive", "largest", "smallest")
 TURNS = 6
 """Of each server at each step: a machine that is slow for a while is so for all of them."""
 LEAST_REQUESTS = 200
-PAUSE = 2.0
-"""Seconds of the load at the begin of a turn that do not count, in which levels and connections settle."""
+COUNTS = {"anyvit_level_switches_total": "level_switches", "anyvit_reliefs_total": "relieved_batches"}
 
 
 def carried(server: Server, pictures: Pictures, slo: float, seconds: float) -> float:
@@ -58,46 +57,22 @@ def carried(server: Server, pictures: Pictures, slo: float, seconds: float) -> f
     return most
 
 
-@dataclass
-class Side:
-    """What becomes of the loads of one server at one step."""
-
-    sent: list[Sent] = field(default_factory=list)
-    seconds: float = 0.0
-    switches: float = 0.0
-    reliefs: float = 0.0
-
-    def turn(self, server: Server, pictures: Pictures, rate: float, seconds: float, seed: int) -> None:
-        """Send once more."""
-        send(server, pictures, poisson(rate, PAUSE, seed=seed + 1000))
-        before = self._counts(server)
-        sent = send(server, pictures, poisson(rate, seconds, seed=seed), seed=seed)
-        switches, reliefs = (now - then for now, then in zip(self._counts(server), before, strict=True))
-        self.sent += [replace(each, scheduled=self.seconds + each.scheduled) for each in sent]
-        self.seconds += seconds
-        self.switches += switches
-        self.reliefs += reliefs
-
-    def told(self, slo: float) -> dict[str, Any]:
-        """All turns together."""
-        report = summarize(self.sent, slo, seconds=self.seconds)
-        counts = {"level_switches": self.switches, "relieved_batches": self.reliefs}
-        return {**report.to_json(), "seconds": self.seconds, **counts, "line": line(report)}
-
-    def _counts(self, server: Server) -> tuple[float, float]:
-        return server.metric("anyvit_level_switches_total"), server.metric("anyvit_reliefs_total")
-
-
 def step(
     servers: Mapping[str, Server], pictures: Pictures, rate: float, slo: float, seconds: float, place: int
 ) -> dict[str, dict[str, Any]]:
     """What becomes of a load, by server: each of them is first in turn."""
-    sides = {name: Side() for name in SIDES}
+    sides = {name: Turns() for name in SIDES}
+    part = max(seconds, LEAST_REQUESTS / rate) / TURNS
     for turn in range(TURNS):
         for name in SIDES[turn % 3 :] + SIDES[: turn % 3]:
-            part = max(seconds, LEAST_REQUESTS / rate) / TURNS
-            sides[name].turn(servers[name], pictures, rate, part, 100 * place + turn)
-    return {name: side.told(slo) for name, side in sides.items()}
+            sides[name].take(servers[name], pictures, rate, part, seed=100 * place + turn, counts=tuple(COUNTS))
+    return {name: told(side, slo) for name, side in sides.items()}
+
+
+def told(side: Turns, slo: float) -> dict[str, Any]:
+    report = side.report(slo)
+    counts = {COUNTS[name]: value for name, value in side.counts.items()}
+    return {**report.to_json(), "seconds": side.seconds, **counts, "line": line(report)}
 
 
 def line(report: LoadReport) -> str:

@@ -6,8 +6,8 @@
 Both serve the most accurate candidate of the bundle, on one core, from the same encoded pictures to the same labels;
 another core sends (Poisson, open loop): to `anyvit serve` the bytes, to LitServe JSON with the bytes in base64, as its
 documentation has it. LitServe gets the sizes and waiting times of batches that are listed below, and the best counts.
-The two take turns at every load. What each carries is the highest load of which 99 % is answered within the objective;
-beside it stands what is answered in time where more comes than either can carry.
+They take turns, several times at every load. What each carries is the highest load of which 99 % is answered within the
+objective; beside it stands what is answered in time where more comes than either can carry.
 """
 
 from __future__ import annotations
@@ -23,17 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from anyvit.costs.units import TIME, read_amount
-from anyvit.deploy.load import poisson
-from anyvit.deploy.load_report import summarize
 from interleaved import write_result
 from servers import (
-    Pictures,
-    Server,
+    Turns,
     anyvit_serve,
     free_port,
     machine,
     pictures_for,
-    send,
     started,
     stay_on_the_last_core,
 )
@@ -41,20 +37,21 @@ from servers import (
 OURS, LITSERVE = "anyvit", Path(__file__).with_name("litserve_server.py")
 BATCHES = ((1, 0.0), (8, 0.005))
 """The most images of a LitServe batch, and the seconds that one waits to fill."""
+TURNS = 6
+"""Of each server at each load."""
 SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.9)
 IN_TIME = 0.99
 
 
-def load_of(server: Server, pictures: Pictures, rate: float, slo: float, seconds: float, seed: int) -> dict[str, Any]:
-    """What becomes of a load, after a second of it that does not count."""
-    send(server, pictures, poisson(rate, 1.0, seed=seed + 1000))
-    report = summarize(send(server, pictures, poisson(rate, seconds, seed=seed), seed=seed), slo, seconds=seconds)
+def told(turns: Turns, slo: float) -> dict[str, Any]:
+    report = turns.report(slo)
     return {
         "in_time": report.inside,
         "in_time_per_second": (report.inside or 0.0) * report.asked_rate,
         "latency_ms": report.latency_ms,
         "outcomes": dict(report.outcomes),
         "accuracy": report.accuracy and report.accuracy.value,
+        "line": f"in time {report.inside:6.1%}, p99 {(report.latency_ms or {}).get('p99', 0):.0f} ms",
     }
 
 
@@ -64,7 +61,7 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--data", required=True, help="labelled images, of which the test split is sent")
     parser.add_argument("--slo", default="100ms")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=18.0, help="of each server at each load")
     parser.add_argument("--quick", action="store_true", help="a glance that only shows that it runs")
     asked = parser.parse_args()
     slo, seconds = read_amount(asked.slo, TIME, "ms", name="slo"), 1.0 if asked.quick else asked.seconds
@@ -91,13 +88,14 @@ def main() -> None:
         most_images = max(1e3 * int(size) / ms for size, ms in batches.items())
         loads: dict[str, dict[float, Any]] = {name: {} for name in servers}
         for place, share in enumerate(shares):
-            for name in list(servers)[:: -1 if place % 2 else 1]:
-                sent = pictures if name == OURS else as_json
-                told = load_of(servers[name], sent, share * most_images, slo, seconds, place)
-                loads[name][share * most_images] = told
-                latency = told["latency_ms"] or {"p99": 0.0}
-                rate = f"{share * most_images:5.0f}/s {name:28}"
-                print(f"{rate} in time {told['in_time']:6.1%}, p99 {latency['p99']:.0f} ms", flush=True)
+            rate, sides = share * most_images, {name: Turns() for name in servers}
+            for turn in range(TURNS):
+                for name in list(servers)[:: -1 if turn % 2 else 1]:
+                    sent = pictures if name == OURS else as_json
+                    sides[name].take(servers[name], sent, rate, seconds / TURNS, seed=100 * place + turn)
+            for name, side in sides.items():
+                loads[name][rate] = load = told(side, slo)
+                print(f"{rate:5.0f}/s {name:28} {load.pop('line')}", flush=True)
     best = {
         name: max((rate for rate, t in by.items() if t["in_time"] >= IN_TIME), default=0.0)
         for name, by in loads.items()
@@ -110,6 +108,7 @@ def main() -> None:
         "candidate": largest,
         "slo_ms": 1e3 * slo,
         "seconds": seconds,
+        "turns": TURNS,
         "engine_alone_per_second": most_images,
         "carried_99_percent_in_time": best,
         "most_in_time_per_second": over,

@@ -275,9 +275,9 @@ class OnRay(Client):
             time.sleep(0.2)
 
     def both_answer(self):
-        """Whether requests go to two replicas, told apart by when they began."""
+        """Whether requests go to two replicas."""
         lines = {line for _ in range(10) for line in self.ask("/metrics").body.decode().splitlines()}
-        return sum(line.startswith("process_start_time_seconds") for line in lines) == 2
+        return sum(line.startswith("anyvit_server_info") for line in lines) == 2
 
     def processes(self, words="", under=None):
         """Processes that the command has started, itself or through others, with words of their command lines."""

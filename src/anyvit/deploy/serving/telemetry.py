@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -9,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
+from anyvit import __version__
 from anyvit.deploy.serving.controller import Controller
 
 HISTORY_S = 120
@@ -61,6 +63,8 @@ class Telemetry:
         self._level, self._queue = "", 0
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
+        who = {"version": __version__, "pid": str(os.getpid())}
+        Info("anyvit_server", "Who tells this: replicas may share an address", registry=registry).info(who)
         buckets = [share * objective for share in SHARES_OF_OBJECTIVE]
         self._responses = Counter("anyvit_requests", "Requests, by status", ["status"], registry=registry)
         self._images = Counter("anyvit_images", "Images, by what became of them", ["outcome"], registry=registry)
