@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -49,11 +50,16 @@ class Server:
             lines = answer.read().decode().splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split()[0] == name)
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to its process and to those that this has started in its group."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
 
 @contextmanager
 def started(command: Sequence[str], port: int, *, ready: str = "/readyz") -> Iterator[Server]:
     """A server on the first core, from when it is ready until the end of the `with`."""
-    process = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, {FIRST}))
+    process = subprocess.Popen(command, preexec_fn=lambda: os.sched_setaffinity(0, {FIRST}), start_new_session=True)
     server = Server(f"http://127.0.0.1:{port}", process)
     try:
         wait_until_ready(server, ready)
@@ -62,7 +68,20 @@ def started(command: Sequence[str], port: int, *, ready: str = "/readyz") -> Ite
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(60)
-        process.kill()
+        server.signal(signal.SIGKILL)
+
+
+@contextmanager
+def alone(server: Server, others: Iterable[Server]) -> Iterator[None]:
+    """Let the others stand still meanwhile: some ask their queues for work all the time, on the core of this one."""
+    still = [each for each in others if each is not server]
+    for each in still:
+        each.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for each in still:
+            each.signal(signal.SIGCONT)
 
 
 def wait_until_ready(server: Server, path: str = "/readyz") -> None:

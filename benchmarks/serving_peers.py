@@ -6,8 +6,9 @@
 Both serve the most accurate candidate of the bundle, on one core, from the same encoded pictures to the same labels;
 another core sends (Poisson, open loop): to `anyvit serve` the bytes, to LitServe JSON with the bytes in base64, as its
 documentation has it. LitServe gets the sizes and waiting times of batches that are listed below, and the best counts.
-They take turns, several times at every load. What each carries is the highest load of which 99 % is answered within the
-objective; beside it stands what is answered in time where more comes than either can carry.
+They take turns, several times at every load; who is not in turn stands still, for an idle LitServe asks its queue all
+the time, and takes a seventh of the core for it. What each carries is the highest load of which 99 % is answered within
+the objective; beside it stands what is answered in time where more comes than either can carry.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from anyvit.costs.units import TIME, read_amount
 from interleaved import write_result
 from servers import (
     Turns,
+    alone,
     anyvit_serve,
     free_port,
     machine,
@@ -92,7 +94,8 @@ def main() -> None:
             for turn in range(TURNS):
                 for name in list(servers)[:: -1 if turn % 2 else 1]:
                     sent = pictures if name == OURS else as_json
-                    sides[name].take(servers[name], sent, rate, seconds / TURNS, seed=100 * place + turn)
+                    with alone(servers[name], servers.values()):
+                        sides[name].take(servers[name], sent, rate, seconds / TURNS, seed=100 * place + turn)
             for name, side in sides.items():
                 loads[name][rate] = load = told(side, slo)
                 print(f"{rate:5.0f}/s {name:28} {load.pop('line')}", flush=True)
