@@ -66,6 +66,7 @@ def started(command: Sequence[str], port: int, *, ready: str = "/readyz") -> Ite
         yield server
     finally:
         process.terminate()
+        server.signal(signal.SIGCONT)
         with suppress(subprocess.TimeoutExpired):
             process.wait(60)
         server.signal(signal.SIGKILL)
