@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
@@ -127,6 +128,9 @@ def test_a_server_answers_outlives_its_engine_and_drains(bundle, picture):
     try:
         assert running.ask("GET", "/healthz")[0] == 200
         running.wait_until_ready()
+        maps = Path(f"/proc/{running.process.pid}/maps").read_text()
+        assert "/torch/" in maps
+        assert "/scipy/" not in maps  # it comes with what trains, which takes seconds to load
         headers = {"Content-Type": "image/png"}
         status, answer = running.ask("POST", "/v1/predict", picture.read_bytes(), **headers)
         (expected,) = anyvit.load(bundle.folder).predict(picture)

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -33,9 +33,11 @@ from anyvit.files import PARTIAL, put_in_place, write_text
 from anyvit.models.hsvit import HSViT
 from anyvit.scaling.candidate import Candidate, Result, Step
 from anyvit.scaling.form import Form
-from anyvit.scaling.spread.class_split import ClassSplit
 from anyvit.scaling.spread.plan import Plan
 from anyvit.scaling.spread.vote import Missing
+
+if TYPE_CHECKING:
+    from anyvit.scaling.spread.class_split import ClassSplit  # it trains, which who serves or is a board need not load
 
 SCHEMA = 1
 """The version of `placement.json` that this AnyViT writes, and the newest that it reads."""
