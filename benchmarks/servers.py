@@ -44,6 +44,10 @@ class Server:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
+    def served(self) -> list[dict[str, Any]]:
+        """What `anyvit serve` tells of the candidates that it serves, the most accurate first."""
+        return [each for each in self.told("/v1/model")["candidates"] if each["served"]]
+
     def metric(self, name: str) -> float:
         """The sum of one of its Prometheus metrics."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=30) as answer:
@@ -153,6 +157,11 @@ class Turns:
     def report(self, slo: float) -> LoadReport:
         """Of all turns together."""
         return summarize(self.sent, slo, seconds=self.seconds)
+
+
+def computed_alone(candidate: Mapping[str, Any]) -> float:
+    """Images a second that the engine computes of a served candidate, with nothing else to do."""
+    return max(1e3 * int(size) / ms for size, ms in candidate["batch_ms"].items())
 
 
 def machine() -> Mapping[str, Any]:

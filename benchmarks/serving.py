@@ -26,6 +26,7 @@ from servers import (
     Server,
     Turns,
     anyvit_serve,
+    computed_alone,
     free_port,
     machine,
     pictures_for,
@@ -47,9 +48,7 @@ COUNTS = {"anyvit_level_switches_total": "level_switches", "anyvit_reliefs_total
 
 def carried(server: Server, pictures: Pictures, slo: float, seconds: float) -> float:
     """The most images a second that a server answers within the objective, at any load that is tried."""
-    batches = server.told("/v1/model")["candidates"]
-    alone = max(1e3 * int(size) / ms for each in batches for size, ms in each["batch_ms"].items() if each["served"])
-    most = 0.0
+    alone, most = computed_alone(server.served()[0]), 0.0
     for place, share in enumerate(TRIED):
         sent = send(server, pictures, poisson(share * alone, seconds, seed=100 + place))
         report = summarize(sent, slo, seconds=seconds)
@@ -137,7 +136,7 @@ def main() -> None:
             command = anyvit_serve(asked.bundle, asked.slo, port, *options)
             servers[name] = stack.enter_context(started(command, port))
             if name == "adaptive":
-                served = [each["id"] for each in servers[name].told("/v1/model")["candidates"] if each["served"]]
+                served = [each["id"] for each in servers[name].served()]
         stay_on_the_last_core()
         pictures = pictures_for(servers["adaptive"], asked.data)
         strength = carried(servers["largest"], pictures, slo, 1.0 if asked.quick else 5.0)

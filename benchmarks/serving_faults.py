@@ -42,6 +42,7 @@ from servers import (
     Pictures,
     Server,
     anyvit_serve,
+    computed_alone,
     free_port,
     machine,
     pictures_for,
@@ -179,8 +180,7 @@ async def end_under_load(server: Server, pictures: Pictures, log: Log) -> int:
 
 def leaving(server: Server, pictures: Pictures, slo: float, seconds: float) -> dict[str, Any]:
     """Twice what the largest candidate carries, half of the clients leaving after a tenth of the objective."""
-    served = [each for each in server.told("/v1/model")["candidates"] if each["served"]]
-    rate = 2 * max(1e3 * int(size) / ms for size, ms in served[0]["batch_ms"].items())
+    rate = 2 * computed_alone(server.served()[0])
     names = ("anyvit_unread_batches_total", "anyvit_batch_images_count", "anyvit_level_switches_total")
     before = [server.metric(name) for name in names]
     arrivals = poisson(rate, seconds, seed=3)

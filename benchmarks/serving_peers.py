@@ -33,6 +33,7 @@ from servers import (
     Turns,
     alone,
     anyvit_serve,
+    computed_alone,
     free_port,
     machine,
     pictures_for,
@@ -67,8 +68,7 @@ def largest_of(bundle: str, slo: str, data: str) -> tuple[str, Pictures]:
     """The most accurate candidate that `anyvit serve` would serve, and pictures for it."""
     port = free_port()
     with started(anyvit_serve(bundle, slo, port), port) as server:
-        candidates = server.told("/v1/model")["candidates"]
-        return next(each["id"] for each in candidates if each["served"]), pictures_for(server, data)
+        return server.served()[0]["id"], pictures_for(server, data)
 
 
 def start_all(bundle: str, slo: str, candidate: str, stack: ExitStack) -> dict[str, Server]:
@@ -113,8 +113,7 @@ def main() -> None:
     with ExitStack() as stack:
         servers = start_all(asked.bundle, asked.slo, largest, stack)
         stay_on_the_last_core()
-        [batches] = [each["batch_ms"] for each in servers[OURS].told("/v1/model")["candidates"] if each["served"]]
-        alone_per_second = max(1e3 * int(size) / ms for size, ms in batches.items())
+        alone_per_second = computed_alone(servers[OURS].served()[0])
         loads: dict[str, dict[float, Any]] = {name: {} for name in servers}
         able = dict(servers)
         for place, share in enumerate(SHARES[:1] if asked.quick else SHARES):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 from contextlib import contextmanager
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 import anyvit
+from anyvit import cli
 from tests.processes import starter
 
 TINY = "hydravit_tiny_patch2_8"
@@ -61,6 +63,20 @@ def hurried():
 def hasty():
     with hurried():
         yield
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run the command as the shell does; returns its exit status and what it wrote to the two streams."""
+
+    def call(*words):
+        monkeypatch.setattr(sys, "argv", ["anyvit", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, err = capfd.readouterr()
+        return ended.value.code or 0, out, err
+
+    return call
 
 
 def write_photos(folder, counts, *, seed=0):

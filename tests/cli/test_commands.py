@@ -20,20 +20,6 @@ from anyvit.protocols import Event
 from tests.conftest import HASTY, TINY
 
 
-@pytest.fixture
-def run(monkeypatch, capfd):
-    """Run the command as the shell does; returns its exit status and what it wrote to the two streams."""
-
-    def call(*words):
-        monkeypatch.setattr(sys, "argv", ["anyvit", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        return ended.value.code or 0, out, err
-
-    return call
-
-
 def test_fit_predict_evaluate_export_on_a_folder_of_pictures(run, photos, tmp_path, hasty):
     """The commands of the README, on a folder of photographs."""
     out = tmp_path / "runs" / "photos"

@@ -216,7 +216,6 @@ def test_a_corrected_argument_is_no_other_run(photos, tmp_path, hasty):
 @pytest.mark.slow
 def test_measured_bounds_are_proved_and_proved_again(photos, tmp_path, hasty, monkeypatch):
     monkeypatch.setattr("anyvit.deploy.promise.PROCESSES", 1)  # each loads PyTorch anew, and so does each candidate
-    monkeypatch.setattr("anyvit.backends.precision.float_precisions", lambda device: [{}])
     monkeypatch.setattr("anyvit.backends.precision.int8_precisions", lambda device: [])
     monkeypatch.setattr("anyvit.jobs.plan.untrained_memory", lambda *_: 5e6)
     budget = "latency_p95<=1s, latency_e2e<=1s, memory<=2GB, throughput>=10/s"
